@@ -1,0 +1,1 @@
+//! What a source, a sink and their configuration are.

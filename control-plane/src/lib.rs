@@ -1,0 +1,1 @@
+//! The domain API, the connector API, the schema registry and their store.

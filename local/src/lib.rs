@@ -1,0 +1,1 @@
+//! Servers for demo and tests, the four departments, the test kit.

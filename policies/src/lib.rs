@@ -1,0 +1,1 @@
+//! What a view is: columns, masks, conditions and their evaluation.

@@ -1,0 +1,68 @@
+//! Encoded records that travel together: one buffer, and where in it each record's parts lie.
+//!
+//! A connector or processor fills a batch, the transport sends it as (part of) one Kafka
+//! transaction. Nothing is allocated per record.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Records in the order in which they must be sent.
+#[derive(Default)]
+pub struct RecordBatch {
+    /// All keys, values and headers.
+    pub buffer: Vec<u8>,
+    /// Names of the topics that records refer to by index.
+    pub topics: Vec<Arc<str>>,
+    /// The records.
+    pub records: Vec<Record>,
+}
+
+/// One record of a batch. Ranges are into [`RecordBatch::buffer`].
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Index into [`RecordBatch::topics`].
+    pub topic: u32,
+    /// The partition, or `None` for "by murmur2 of the key behind its 5-byte prefix", which the
+    /// transport computes because it knows the number of partitions.
+    pub partition: Option<i32>,
+    /// The key with its Confluent prefix; `None` for a table without a key.
+    pub key: Option<Range<usize>>,
+    /// The value with its Confluent prefix; `None` is a tombstone.
+    pub value: Option<Range<usize>>,
+    /// The value of the header `hutong`, on view records.
+    pub header: Option<Range<usize>>,
+}
+
+impl RecordBatch {
+    /// Returns the index of a topic, adding it where it is new. Linear: a batch has few topics.
+    pub fn topic(&mut self, name: &Arc<str>) -> u32 {
+        let found = self.topics.iter().position(|known| known == name);
+        let index = found.unwrap_or_else(|| {
+            self.topics.push(Arc::clone(name));
+            self.topics.len() - 1
+        });
+        u32::try_from(index).expect("a batch has fewer than 2^32 topics")
+    }
+
+    /// Returns the memory that the batch holds, in bytes, which budgets count.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.buffer.capacity() + self.records.capacity() * std::mem::size_of::<Record>()
+    }
+
+    /// Empties the batch and keeps its memory.
+    pub fn clear(&mut self) {
+        self.buffer.clear();
+        self.topics.clear();
+        self.records.clear();
+    }
+}
+
+impl std::fmt::Debug for RecordBatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecordBatch")
+            .field("records", &self.records.len())
+            .field("buffer_bytes", &self.buffer.len())
+            .finish_non_exhaustive()
+    }
+}

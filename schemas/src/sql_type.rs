@@ -1,0 +1,103 @@
+//! The column types that we can carry, in PostgreSQL's words.
+//!
+//! A type that is not listed here is refused when its table is first looked at; it is never carried
+//! as something else.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The SQL type of a column, with the modifiers that change its values.
+///
+/// Serialised, it is an object such as `{"type":"numeric","precision":18,"scale":4}`.
+/// `Display` writes it as PostgreSQL's `format_type` does (`numeric(18,4)`, `character varying(20)`),
+/// so that it can stand in a `CREATE TABLE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum SqlType {
+    /// `boolean`
+    Bool,
+    /// `smallint`
+    Int2,
+    /// `integer`
+    Int4,
+    /// `bigint`
+    Int8,
+    /// `real`
+    Float4,
+    /// `double precision`
+    Float8,
+    /// `numeric(p,s)`: 1 ≤ precision ≤ 1000; `scale` may be negative or larger than the precision.
+    Numeric {
+        /// Total number of decimal digits.
+        precision: u16,
+        /// Digits after the decimal point.
+        scale: i16,
+    },
+    /// `numeric` without precision and scale.
+    NumericUnscaled,
+    /// `text`
+    Text,
+    /// `character varying(n)`, `n` in characters; `None` is without limit.
+    Varchar {
+        /// Most characters, if limited.
+        length: Option<u32>,
+    },
+    /// `character(n)`, blank-padded.
+    Char {
+        /// Number of characters.
+        length: u32,
+    },
+    /// `bytea`
+    Bytea,
+    /// `date`
+    Date,
+    /// `time(p) without time zone`, 0 ≤ p ≤ 6
+    Time {
+        /// Fractional digits of a second.
+        precision: u8,
+    },
+    /// `timestamp(p) without time zone`, 0 ≤ p ≤ 6
+    Timestamp {
+        /// Fractional digits of a second.
+        precision: u8,
+    },
+    /// `timestamp(p) with time zone`, 0 ≤ p ≤ 6
+    Timestamptz {
+        /// Fractional digits of a second.
+        precision: u8,
+    },
+    /// `uuid`
+    Uuid,
+    /// `json`
+    Json,
+    /// `jsonb`
+    Jsonb,
+}
+
+impl fmt::Display for SqlType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool => f.write_str("boolean"),
+            Self::Int2 => f.write_str("smallint"),
+            Self::Int4 => f.write_str("integer"),
+            Self::Int8 => f.write_str("bigint"),
+            Self::Float4 => f.write_str("real"),
+            Self::Float8 => f.write_str("double precision"),
+            Self::Numeric { precision, scale } => write!(f, "numeric({precision},{scale})"),
+            Self::NumericUnscaled => f.write_str("numeric"),
+            Self::Text => f.write_str("text"),
+            Self::Varchar { length: None } => f.write_str("character varying"),
+            Self::Varchar { length: Some(n) } => write!(f, "character varying({n})"),
+            Self::Char { length } => write!(f, "character({length})"),
+            Self::Bytea => f.write_str("bytea"),
+            Self::Date => f.write_str("date"),
+            Self::Time { precision } => write!(f, "time({precision}) without time zone"),
+            Self::Timestamp { precision } => write!(f, "timestamp({precision}) without time zone"),
+            Self::Timestamptz { precision } => write!(f, "timestamp({precision}) with time zone"),
+            Self::Uuid => f.write_str("uuid"),
+            Self::Json => f.write_str("json"),
+            Self::Jsonb => f.write_str("jsonb"),
+        }
+    }
+}

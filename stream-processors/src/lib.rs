@@ -1,0 +1,1 @@
+//! Views as operators: changes and state in, changes and state out.

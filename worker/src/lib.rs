@@ -1,0 +1,1 @@
+//! Runs tasks: source connectors, view processors, sink connectors.
