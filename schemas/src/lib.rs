@@ -10,6 +10,14 @@
 pub mod batch;
 pub mod cell;
 pub mod class;
+pub mod compatibility;
+pub mod envelope;
+pub mod error;
+pub mod event_decoder;
 pub mod position;
+pub mod record;
 pub mod sql_type;
 pub mod table;
+pub mod wire;
+
+pub use error::Error;
