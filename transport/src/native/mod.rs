@@ -1,0 +1,1 @@
+//! The few places where librdkafka is called without the safe wrapper.
