@@ -1,0 +1,310 @@
+//! A view applied to rows: what it shows of each, in bytes.
+
+use hutong_schemas::cell::Cell;
+use hutong_schemas::record::{FieldInfo, RecordEncoder};
+use hutong_schemas::sql_type::SqlType;
+
+use crate::condition::{Condition, Truth};
+use crate::error::Error;
+use crate::mask::{Mask, Masked};
+use crate::plan::{ViewPlan, compile};
+use crate::row_key::RowKey;
+use crate::secret::{self, Key};
+use crate::task::ViewTask;
+
+/// What a view does with a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The condition is not TRUE: the row is not in the view.
+    Hidden,
+    /// The row is in the view; its value was appended.
+    Visible,
+    /// The condition is TRUE, but a granted value is unavailable: the row belongs to the view and
+    /// cannot be shown. Nothing may be upserted from it.
+    Unavailable,
+}
+
+/// Applies one view to the rows of one writer schema.
+#[derive(Debug)]
+pub struct Evaluator {
+    view: String,
+    condition: Option<Condition>,
+    columns: Vec<OutputColumn>,
+    key: Vec<KeyColumn>,
+    row_key: Option<RowKey>,
+    key_encoder: RecordEncoder,
+    value_encoder: RecordEncoder,
+    scratch: String,
+    /// The masked texts of one row, end to end.
+    masked: String,
+    outputs: Vec<Output>,
+    cells: Vec<Cell<'static>>,
+}
+
+#[derive(Debug)]
+struct OutputColumn {
+    /// Index into the rows that arrive.
+    index: usize,
+    sql_type: SqlType,
+    mask: Mask,
+    hash_key: Option<Key>,
+}
+
+#[derive(Debug)]
+struct KeyColumn {
+    name: String,
+    sql_type: SqlType,
+    /// Index into the rows that arrive.
+    in_row: usize,
+    /// Index into the keys that arrive.
+    in_key: usize,
+}
+
+/// One field of the output: a cell of the row, or a piece of the masked text.
+#[derive(Debug)]
+enum Output {
+    Clear(usize),
+    Null,
+    Text(std::ops::Range<usize>),
+}
+
+impl Evaluator {
+    /// Compiles a view for rows with these columns, and keys with these fields.
+    ///
+    /// # Errors
+    /// [`Error::Document`], [`Error::Column`] and [`Error::Secret`], all definite.
+    pub fn new(
+        task: &ViewTask,
+        columns: &[FieldInfo],
+        key_fields: &[FieldInfo],
+        master_secret: Option<&[u8]>,
+    ) -> Result<Self, Error> {
+        let view = || task.name.clone();
+        let document = |errors: String| Error::Document { view: view(), errors };
+        let plan = compile(&task.document, &task.table).map_err(|errors| {
+            let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            document(texts.join("; "))
+        })?;
+        let positions = positions(task, &plan, columns)?;
+        let at = |index: usize| positions[index].expect("a used column has a position");
+        let secret = check_secret(task, &plan, master_secret)?;
+        let condition = plan.condition.map(|condition| condition.at(&positions));
+        let hash_key = |name: &str| {
+            let version = task.share_key_version;
+            secret.map(|master| Key::derive(master, "hash", &task.document.share, version, &[name]))
+        };
+        let outputs = plan.columns.iter().map(|column| OutputColumn {
+            index: at(column.index),
+            sql_type: column.sql_type,
+            hash_key: if column.mask == Mask::Hash { hash_key(&column.name) } else { None },
+            mask: column.mask.clone(),
+        });
+        let key = plan.key.iter().map(|index| {
+            let column = &task.table.columns[*index];
+            let in_key = key_fields.iter().position(|field| field.name == column.name);
+            Ok(KeyColumn {
+                name: column.name.clone(),
+                sql_type: column.sql_type,
+                in_row: at(*index),
+                in_key: in_key.ok_or_else(|| missing(task, &column.name, "is not in the keys of the topic"))?,
+            })
+        });
+        let row_key = match secret {
+            Some(master) if plan.hides_key => Some(RowKey::new(
+                master,
+                &task.document.share,
+                task.share_key_version,
+                &task.document.source.topic,
+            )),
+            _ => None,
+        };
+        let encoder = |schema: &str, id| {
+            RecordEncoder::compile(schema, id).map_err(|source| Error::Encode { view: view(), source })
+        };
+        Ok(Self {
+            columns: outputs.collect(),
+            key: key.collect::<Result<_, Error>>()?,
+            key_encoder: encoder(&task.key_schema, task.key_schema_id)?,
+            value_encoder: encoder(&task.value_schema, task.value_schema_id)?,
+            view: view(),
+            condition,
+            row_key,
+            scratch: String::new(),
+            masked: String::new(),
+            outputs: Vec::new(),
+            cells: Vec::new(),
+        })
+    }
+
+    /// Decides about a row. Appends the view's key in any case, because a hidden row may have to be
+    /// deleted, and its value if it is visible.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] if a value does not fit the view's schema, [`Error::Key`] if the key is
+    /// not there; the buffers may then hold parts.
+    pub fn row(&mut self, cells: &[Cell<'_>], key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<Decision, Error> {
+        self.masked.clear();
+        self.outputs.clear();
+        self.write_key(|column| cells[column.in_row], key)?;
+        if let Some(condition) = &self.condition
+            && condition.evaluate(cells) != Truth::True
+        {
+            return Ok(Decision::Hidden);
+        }
+        let mut unavailable = false;
+        for column in &self.columns {
+            let cell = cells[column.index];
+            let output = if column.mask == Mask::Clear {
+                unavailable |= matches!(cell, Cell::Unavailable);
+                Output::Clear(column.index)
+            } else {
+                let start = self.masked.len();
+                let hash_key = column.hash_key.as_ref();
+                match column.mask.apply(column.sql_type, cell, hash_key, &mut self.scratch, &mut self.masked) {
+                    Masked::Null => Output::Null,
+                    Masked::Text => Output::Text(start..self.masked.len()),
+                    Masked::Unavailable => {
+                        unavailable = true;
+                        Output::Null
+                    }
+                }
+            };
+            self.outputs.push(output);
+        }
+        if unavailable {
+            return Ok(Decision::Unavailable);
+        }
+        let mut fields = recycle(std::mem::take(&mut self.cells));
+        fields.extend(self.outputs.iter().map(|output| match output {
+            Output::Clear(index) => cells[*index],
+            Output::Null => Cell::Null,
+            Output::Text(range) => Cell::Text(self.masked.get(range.clone()).expect("whole characters were written")),
+        }));
+        let encoded = self.value_encoder.encode(&fields, value);
+        self.cells = recycle(fields);
+        encoded.map_err(|source| Error::Encode { view: self.view.clone(), source })?;
+        Ok(Decision::Visible)
+    }
+
+    /// Appends the view's key for a key of the topic, decoded. Used where no row is left.
+    ///
+    /// # Errors
+    /// As [`Evaluator::row`].
+    pub fn key(&mut self, key_cells: &[Cell<'_>], key: &mut Vec<u8>) -> Result<(), Error> {
+        self.masked.clear();
+        self.outputs.clear();
+        self.write_key(|column| key_cells[column.in_key], key)
+    }
+
+    /// Encodes the key; if it is hidden, its text begins `masked` and its field the outputs.
+    fn write_key<'a>(&mut self, cell: impl Fn(&KeyColumn) -> Cell<'a>, out: &mut Vec<u8>) -> Result<(), Error> {
+        for column in &self.key {
+            if matches!(cell(column), Cell::Null | Cell::Unavailable) {
+                return Err(Error::Key { view: self.view.clone(), column: column.name.clone() });
+            }
+        }
+        let spare = std::mem::take(&mut self.cells);
+        let encoded = if let Some(row_key) = &self.row_key {
+            let parts = self.key.iter().map(|column| (column.sql_type, cell(column)));
+            if !row_key.write(parts, &mut self.scratch, &mut self.masked) {
+                let column = self.key.first().map(|column| column.name.clone()).unwrap_or_default();
+                return Err(Error::Key { view: self.view.clone(), column });
+            }
+            self.outputs.push(Output::Text(0..self.masked.len()));
+            let mut fields = recycle(spare);
+            fields.push(Cell::Text(&self.masked));
+            let encoded = self.key_encoder.encode(&fields, out);
+            self.cells = recycle(fields);
+            encoded
+        } else {
+            let mut fields = recycle(spare);
+            fields.extend(self.key.iter().map(&cell));
+            let encoded = self.key_encoder.encode(&fields, out);
+            self.cells = recycle(fields);
+            encoded
+        };
+        encoded.map_err(|source| Error::Encode { view: self.view.clone(), source })
+    }
+}
+
+/// Returns, per column of the table, where it stands in the rows that arrive.
+fn positions(task: &ViewTask, plan: &ViewPlan, columns: &[FieldInfo]) -> Result<Vec<Option<usize>>, Error> {
+    let find = |name: &str| columns.iter().position(|column| column.name == name);
+    let positions: Vec<Option<usize>> = task.table.columns.iter().map(|column| find(&column.name)).collect();
+    for index in plan.used_columns() {
+        let column = &task.table.columns[index];
+        let arriving = positions[index].map(|position| columns[position].sql_type);
+        match arriving {
+            None => return Err(missing(task, &column.name, "is no longer in the rows of the topic")),
+            Some(found) if !same_cells(found, column.sql_type) => {
+                let problem = format!("arrives as {found}, and the view was made for {}", column.sql_type);
+                return Err(missing(task, &column.name, &problem));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(positions)
+}
+
+fn missing(task: &ViewTask, column: &str, problem: &str) -> Error {
+    Error::Column {
+        view: task.name.clone(),
+        column: column.to_owned(),
+        problem: problem.to_owned(),
+    }
+}
+
+fn check_secret<'a>(task: &ViewTask, plan: &ViewPlan, master: Option<&'a [u8]>) -> Result<Option<&'a [u8]>, Error> {
+    if !plan.needs_secret() {
+        return Ok(None);
+    }
+    let error = |problem: String| Error::Secret { view: task.name.clone(), problem };
+    let Some(master) = master else {
+        let problem = "it hides a key or hashes a column, and the worker has no master_secret";
+        return Err(error(problem.to_owned()));
+    };
+    if master.len() < secret::MASTER_BYTES_MIN {
+        return Err(error(format!(
+            "the worker's master_secret has {} bytes, fewer than {}",
+            master.len(),
+            secret::MASTER_BYTES_MIN
+        )));
+    }
+    let found = secret::fingerprint(master);
+    match &task.secret_fingerprint {
+        Some(wanted) if *wanted != found => Err(error(format!(
+            "it was made with the master secret {wanted}, and the worker holds {found}"
+        ))),
+        _ => Ok(Some(master)),
+    }
+}
+
+/// Returns whether two types are carried by the same cells with the same meaning. A topic's schema
+/// tells less than the catalogue does: character(n) and text look alike there.
+fn same_cells(left: SqlType, right: SqlType) -> bool {
+    fn family(sql_type: SqlType) -> u8 {
+        match sql_type {
+            SqlType::Bool => 0,
+            SqlType::Int2 | SqlType::Int4 | SqlType::Int8 => 1,
+            SqlType::Float4 => 2,
+            SqlType::Float8 => 3,
+            SqlType::Numeric { .. } | SqlType::NumericUnscaled => 4,
+            SqlType::Text | SqlType::Varchar { .. } | SqlType::Char { .. } => 5,
+            SqlType::Bytea => 6,
+            SqlType::Date => 7,
+            SqlType::Time { .. } => 8,
+            SqlType::Timestamp { .. } => 9,
+            SqlType::Timestamptz { .. } => 10,
+            SqlType::Uuid => 11,
+            SqlType::Json | SqlType::Jsonb => 12,
+        }
+    }
+    family(left) == family(right)
+}
+
+/// Empties a vector and gives it to another lifetime. Collecting from a vector's own iterator keeps
+/// its memory.
+fn recycle<'b>(mut cells: Vec<Cell<'_>>) -> Vec<Cell<'b>> {
+    cells.clear();
+    cells.into_iter().map(|_| Cell::Null).collect()
+}
