@@ -7,6 +7,7 @@
 //! killed ([`process`]), the two servers ([`kafka`], [`postgres`]), and the runner that gives them
 //! to a command ([`runner`]).
 
+pub mod departments;
 pub mod identity;
 pub mod kafka;
 pub mod maven;
