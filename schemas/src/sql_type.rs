@@ -4,6 +4,7 @@
 //! as something else.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -98,6 +99,135 @@ impl fmt::Display for SqlType {
             Self::Uuid => f.write_str("uuid"),
             Self::Json => f.write_str("json"),
             Self::Jsonb => f.write_str("jsonb"),
+        }
+    }
+}
+
+/// The text is no type that we carry.
+#[derive(Debug, thiserror::Error)]
+#[error("\"{0}\" is not a type that is supported")]
+pub struct UnknownType(pub String);
+
+impl FromStr for SqlType {
+    type Err = UnknownType;
+
+    /// Reads what `Display` writes.
+    fn from_str(text: &str) -> Result<Self, UnknownType> {
+        parse(text).ok_or_else(|| UnknownType(text.to_owned()))
+    }
+}
+
+fn parse(text: &str) -> Option<SqlType> {
+    let (name, arguments, suffix) = match text.split_once('(') {
+        None => (text, None, ""),
+        Some((name, rest)) => {
+            let (arguments, suffix) = rest.split_once(')')?;
+            (name, Some(arguments), suffix)
+        }
+    };
+    let precision = || {
+        let precision = arguments?.parse().ok()?;
+        (precision <= 6).then_some(precision)
+    };
+    let length = || arguments?.parse().ok();
+    match (name, suffix) {
+        ("time", " without time zone") => {
+            return precision().map(|precision| SqlType::Time { precision });
+        }
+        ("timestamp", " without time zone") => {
+            return precision().map(|precision| SqlType::Timestamp { precision });
+        }
+        ("timestamp", " with time zone") => {
+            return precision().map(|precision| SqlType::Timestamptz { precision });
+        }
+        (_, "") => {}
+        _ => return None,
+    }
+    Some(match (name, arguments) {
+        ("boolean", None) => SqlType::Bool,
+        ("smallint", None) => SqlType::Int2,
+        ("integer", None) => SqlType::Int4,
+        ("bigint", None) => SqlType::Int8,
+        ("real", None) => SqlType::Float4,
+        ("double precision", None) => SqlType::Float8,
+        ("numeric", None) => SqlType::NumericUnscaled,
+        ("numeric", Some(arguments)) => {
+            let (precision, scale) = arguments.split_once(',')?;
+            SqlType::Numeric {
+                precision: precision.parse().ok()?,
+                scale: scale.parse().ok()?,
+            }
+        }
+        ("text", None) => SqlType::Text,
+        ("character varying", None) => SqlType::Varchar { length: None },
+        ("character varying", Some(_)) => SqlType::Varchar {
+            length: Some(length()?),
+        },
+        ("character", Some(_)) => SqlType::Char { length: length()? },
+        ("bytea", None) => SqlType::Bytea,
+        ("date", None) => SqlType::Date,
+        ("uuid", None) => SqlType::Uuid,
+        ("json", None) => SqlType::Json,
+        ("jsonb", None) => SqlType::Jsonb,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_a_type_inverts_writing_it() {
+        for sql_type in [
+            SqlType::Bool,
+            SqlType::Int2,
+            SqlType::Int4,
+            SqlType::Int8,
+            SqlType::Float4,
+            SqlType::Float8,
+            SqlType::Numeric {
+                precision: 18,
+                scale: 4,
+            },
+            SqlType::Numeric {
+                precision: 5,
+                scale: -2,
+            },
+            SqlType::NumericUnscaled,
+            SqlType::Text,
+            SqlType::Varchar { length: None },
+            SqlType::Varchar { length: Some(20) },
+            SqlType::Char { length: 6 },
+            SqlType::Bytea,
+            SqlType::Date,
+            SqlType::Time { precision: 0 },
+            SqlType::Timestamp { precision: 3 },
+            SqlType::Timestamptz { precision: 6 },
+            SqlType::Uuid,
+            SqlType::Json,
+            SqlType::Jsonb,
+        ] {
+            let text = sql_type.to_string();
+            assert_eq!(text.parse::<SqlType>().unwrap(), sql_type, "{text}");
+        }
+    }
+
+    #[test]
+    fn other_types_are_refused() {
+        for text in [
+            "",
+            "point",
+            "text(3)",
+            "numeric(3)",
+            "character",
+            "time",
+            "timestamp(7) with time zone",
+            "character varying(20",
+            "interval",
+            "date without time zone",
+        ] {
+            assert!(text.parse::<SqlType>().is_err(), "{text}");
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cell::Cell;
+use crate::form;
 use crate::sql_type::SqlType;
 
 /// A table's name: schema and table, unquoted, as the catalogue has them.
@@ -43,6 +45,17 @@ pub struct Column {
 pub struct DefaultValue(pub serde_json::Value);
 
 impl Eq for DefaultValue {}
+
+impl DefaultValue {
+    /// Returns the constant `cell` as the default of a column of this type.
+    ///
+    /// `None` where Debezium's schemas show no default: NULL, `bytea`, numbers without scale, and
+    /// what JSON cannot say (NaN, infinite numbers).
+    #[must_use]
+    pub fn from_cell(sql_type: SqlType, cell: &Cell<'_>) -> Option<Self> {
+        form::default_of_cell(sql_type, cell).map(Self)
+    }
+}
 
 /// The captured columns of a table, in the order of the table, and its key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
