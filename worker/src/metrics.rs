@@ -75,7 +75,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    worker_up: Gauge "hutong_worker_info" ["location", "instance_id"]
+    worker_info: Gauge "hutong_worker_info" ["location", "instance_id"]
         "1, with the worker's location and instance id";
     worker_partitions: Gauge "hutong_worker_task_partitions" []
         "partitions of the tasks topic that this worker owns";

@@ -17,13 +17,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hutong_connectors_core::ErrorReport;
 use hutong_connectors_core::secret::{Secret, Secrets};
 use hutong_schemas::class::{Class, Classified};
 use hutong_transport::admin::Admin;
 use hutong_transport::KafkaConfig;
 use hutong_transport::names::Cluster;
-use hutong_transport::record::TaskRecord;
+use hutong_transport::record::{ErrorReport, TaskRecord};
 use tokio::sync::watch;
 
 use crate::budget::Budget;
@@ -119,6 +118,15 @@ impl TaskError {
         }
     }
 
+    /// Describes an error that is still needed.
+    pub(crate) fn from_ref(error: &(impl Classified + 'static)) -> Self {
+        Self {
+            class: error.class(),
+            message: chain(error),
+            hint: error.hint(),
+        }
+    }
+
     /// Adds what a person can do about it.
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -151,11 +159,7 @@ impl std::fmt::Display for TaskError {
 /// must not implement [`Classified`].
 impl<E: Classified + 'static> From<E> for TaskError {
     fn from(error: E) -> Self {
-        Self {
-            class: error.class(),
-            message: chain(&error),
-            hint: error.hint(),
-        }
+        Self::from_ref(&error)
     }
 }
 

@@ -1,0 +1,199 @@
+//! Which rows a compacted topic holds: its keys whose newest committed record is no tombstone.
+//!
+//! A table may have more keys than memory, so they lie in a scratch store on disk, under partition
+//! and key, and are listed from there in that order. The store is worth nothing after a crash and
+//! is removed when the list is dropped, or by the next one.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use hutong_connectors_core::source::{HostError, LiveKeys};
+use hutong_schemas::class::Class;
+use hutong_transport::KafkaConfig;
+use hutong_transport::reader::{CompactedReader, Event, Message};
+
+/// Records that are taken into the store at once; the number bounds memory with `BYTES_MAX`.
+const RECORDS_MAX: usize = 4096;
+/// Bytes of keys that are taken into the store at once.
+const BYTES_MAX: usize = 1 << 20;
+/// The store's cache. It is written once and read once.
+const CACHE_BYTES: u64 = 4 << 20;
+
+/// Lists the live keys of a topic up to its present end. `dir` is the scratch folder, which is
+/// removed first.
+///
+/// # Errors
+///
+/// By class: the topic cannot be read, or the disk is full (transient).
+pub(crate) async fn list(
+    kafka: &KafkaConfig,
+    topic: &str,
+    dir: PathBuf,
+) -> Result<LiveKeys, HostError> {
+    let doing = || format!("could not list the live rows of topic {topic}");
+    let mut reader = CompactedReader::open(kafka, topic)
+        .await
+        .map_err(|error| HostError::wrap(doing(), error))?;
+    let mut store = on_disk(move || Store::create(&dir)).await?;
+    let mut pending = Pending::default();
+    loop {
+        let event = reader.next().await;
+        let is_end = match event.map_err(|error| HostError::wrap(doing(), error))? {
+            Event::Record(message) => {
+                pending.take(message);
+                false
+            }
+            Event::End => true,
+        };
+        if is_end || pending.is_full() {
+            let full = std::mem::take(&mut pending);
+            store = on_disk(move || store.write(full)).await?;
+        }
+        if is_end {
+            return Ok(Box::new(store.into_keys()));
+        }
+    }
+}
+
+/// Runs what may wait for the disk beside the runtime.
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, fjall::Error> + Send + 'static,
+) -> Result<T, HostError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|error| disk_error(&error)),
+        Err(error) => Err(HostError::new(
+            Class::Fatal,
+            format!("the scratch store broke: {error}"),
+        )),
+    }
+}
+
+fn disk_error(error: &fjall::Error) -> HostError {
+    let message = format!("could not use the scratch store of live rows: {error}");
+    HostError::new(Class::Transient, message).with_hint("make room below the worker's data_dir")
+}
+
+/// Keys and whether their newest record is a row, not yet in the store.
+#[derive(Default)]
+struct Pending {
+    records: Vec<(i32, Bytes, bool)>,
+    bytes: usize,
+}
+
+impl Pending {
+    fn take(&mut self, message: Message) {
+        // A record without a key says nothing about a row.
+        if let Some(key) = message.key {
+            self.bytes += key.len();
+            self.records
+                .push((message.partition, key, message.value.is_some()));
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.records.len() >= RECORDS_MAX || self.bytes >= BYTES_MAX
+    }
+}
+
+/// The scratch store. Its files go when the last handle does.
+struct Store {
+    keys: Keyspace,
+    database: Database,
+}
+
+impl Store {
+    fn create(dir: &Path) -> Result<Self, fjall::Error> {
+        match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let database = Database::builder(dir)
+            .cache_size(CACHE_BYTES)
+            .temporary(true)
+            .open()?;
+        let keys = database.keyspace("keys", KeyspaceCreateOptions::default)?;
+        Ok(Self { keys, database })
+    }
+
+    fn write(self, pending: Pending) -> Result<Self, fjall::Error> {
+        for (partition, key, is_row) in pending.records {
+            let mut stored = Vec::with_capacity(4 + key.len());
+            stored.extend_from_slice(&partition.to_be_bytes());
+            stored.extend_from_slice(&key);
+            if is_row {
+                self.keys.insert(stored, [])?;
+            } else {
+                self.keys.remove(stored)?;
+            }
+        }
+        Ok(self)
+    }
+
+    fn into_keys(self) -> Keys {
+        Keys {
+            iter: self.keys.iter(),
+            _store: self,
+        }
+    }
+}
+
+/// The list. Fields drop in this order: the iterator before what it reads.
+struct Keys {
+    iter: fjall::Iter,
+    _store: Store,
+}
+
+impl Iterator for Keys {
+    type Item = Result<(i32, Vec<u8>), HostError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let stored = match self.iter.next()?.key() {
+            Ok(stored) => stored,
+            Err(error) => return Some(Err(disk_error(&error))),
+        };
+        let (partition, key) = stored.split_first_chunk::<4>()?;
+        Some(Ok((i32::from_be_bytes(*partition), key.to_vec())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use hutong_transport::reader::Message;
+
+    use super::{Pending, Store};
+
+    fn message(partition: i32, key: &str, value: Option<&str>) -> Message {
+        Message {
+            partition,
+            offset: 0,
+            timestamp_ms: 0,
+            key: Some(Bytes::from(key.to_owned())),
+            value: value.map(|value| Bytes::from(value.to_owned())),
+            header_hutong: None,
+        }
+    }
+
+    #[test]
+    fn a_key_is_live_by_its_newest_record_and_per_partition() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("scratch");
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("left behind by a crash"), "x").unwrap();
+        let store = Store::create(&dir).unwrap();
+        let mut first = Pending::default();
+        for (key, value) in [("a", Some("1")), ("b", Some("1")), ("c", None), ("b", None)] {
+            first.take(message(0, key, value));
+        }
+        let mut second = Pending::default();
+        for (partition, key, value) in [(0, "c", Some("2")), (1, "b", Some("2")), (0, "a", Some("3"))] {
+            second.take(message(partition, key, value));
+        }
+        let store = store.write(first).unwrap().write(second).unwrap();
+        let keys: Vec<_> = store.into_keys().map(Result::unwrap).collect();
+        let expected = [(0, "a"), (0, "c"), (1, "b")];
+        assert_eq!(keys, expected.map(|(p, key)| (p, key.as_bytes().to_vec())));
+        assert!(!dir.exists(), "the scratch store goes with its list");
+    }
+}

@@ -1,0 +1,131 @@
+//! What a running source asks of the platform, answered through Kafka.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use hutong_connectors_core::source::{
+    HostError, LiveKeys, SourceHost, SourceProgress, TableAnnouncement, TableState,
+};
+use hutong_schemas::position::SchemaId;
+use hutong_transport::KafkaConfig;
+use hutong_transport::admin::{Admin, TopicSpec};
+use hutong_transport::producer::{PlainRecord, Transaction, TransactionalProducer};
+use hutong_transport::record::{Record, TableRecord, VERSION};
+
+use crate::live_keys;
+use crate::metrics::Metrics;
+use crate::schema_cache::SchemaCache;
+use crate::status::StatusHandle;
+
+/// The platform as one source sees it.
+pub(crate) struct KafkaHost {
+    pub(crate) connector: String,
+    pub(crate) task: String,
+    pub(crate) tables_topic: String,
+    pub(crate) kafka: KafkaConfig,
+    pub(crate) admin: Arc<Admin>,
+    pub(crate) schemas: Arc<SchemaCache>,
+    /// The fenced producer: what is announced is announced by the source's owner.
+    pub(crate) producer: Arc<TransactionalProducer>,
+    pub(crate) status: StatusHandle,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) scratch_dir: PathBuf,
+    /// The states of tables that were shown last. A `std` mutex: held for a comparison.
+    pub(crate) shown: Mutex<Vec<TableState>>,
+}
+
+#[async_trait]
+impl SourceHost for KafkaHost {
+    async fn register(&self, subject: &str, schema: &str) -> Result<SchemaId, HostError> {
+        self.schemas.register(subject, schema).await.map_err(|error| {
+            HostError::wrap(format!("could not get an id for the schema of {subject}"), error)
+        })
+    }
+
+    async fn ensure_topic(
+        &self,
+        topic: &str,
+        keyed: bool,
+        partitions: i32,
+    ) -> Result<i32, HostError> {
+        let wrap = |error| HostError::wrap(format!("could not make topic {topic} ready"), error);
+        // An existing topic keeps its number of partitions, whatever is configured now.
+        let existing = self.admin.topic(topic).await.map_err(wrap)?;
+        let partitions = existing.map_or(partitions, |topic| topic.partitions);
+        let spec = if keyed {
+            TopicSpec::keyed_table(topic, partitions)
+        } else {
+            TopicSpec::keyless_table(topic)
+        };
+        let info = self.admin.ensure_topic(&spec).await.map_err(wrap)?;
+        Ok(info.partitions)
+    }
+
+    async fn live_keys(&self, topic: &str) -> Result<LiveKeys, HostError> {
+        live_keys::list(&self.kafka, topic, self.scratch_dir.join(topic)).await
+    }
+
+    async fn announce_tables(&self, tables: &[TableAnnouncement]) -> Result<(), HostError> {
+        let plain = tables.iter().map(|table| self.table_record(table)).collect();
+        let transaction = Transaction {
+            plain,
+            ..Transaction::default()
+        };
+        let committed = self.producer.commit(transaction).await;
+        committed
+            .map(drop)
+            .map_err(|error| HostError::wrap("could not announce the captured tables", error))
+    }
+
+    fn progress(&self, progress: SourceProgress) {
+        self.measure(&progress);
+        let states: Vec<TableState> = progress.tables.iter().map(|table| table.state).collect();
+        let details = serde_json::to_value(&progress).unwrap_or_default();
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if *shown == states {
+            self.status.details(details);
+        } else {
+            *shown = states;
+            self.status.details_now(details);
+        }
+    }
+}
+
+impl KafkaHost {
+    fn table_record(&self, table: &TableAnnouncement) -> PlainRecord {
+        let record = TableRecord {
+            v: VERSION,
+            connector: self.connector.clone(),
+            topic: table.topic.clone(),
+            database: table.database.clone(),
+            table: table.schema.clone(),
+            partitions: table.partitions,
+            key_schema_id: table.key_schema_id.map(|id| id.0),
+            value_schema_id: table.value_schema_id.0,
+        };
+        PlainRecord {
+            topic: self.tables_topic.clone(),
+            partition: None,
+            key: table.topic.clone().into_bytes(),
+            value: Some(record.encode()),
+        }
+    }
+
+    fn measure(&self, progress: &SourceProgress) {
+        let labels = [self.task.as_str()];
+        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        if let Some(lag_bytes) = progress.lag_bytes {
+            let gauge = self.metrics.source_lag_bytes.with_label_values(&labels);
+            gauge.set(bytes(lag_bytes));
+        }
+        if let Some(lag_seconds) = progress.lag_seconds {
+            let gauge = self.metrics.source_lag_seconds.with_label_values(&labels);
+            gauge.set(lag_seconds);
+        }
+        if let Some(retained) = progress.retained_wal_bytes {
+            let gauge = &self.metrics.source_retained_wal_bytes;
+            gauge.with_label_values(&labels).set(bytes(retained));
+        }
+    }
+}
