@@ -17,4 +17,5 @@ pub mod prerequisites;
 pub mod process;
 pub mod runner;
 pub mod scratch;
+pub mod testkit;
 pub mod tls;
