@@ -5,6 +5,8 @@
 //! no broker: a source yields batches of encoded records with the position behind them, a sink takes
 //! collapsed changes with the offset behind them, and a worker stands between.
 
+mod tls;
+
 pub mod source;
 
 pub mod sink;

@@ -1,0 +1,211 @@
+//! What a batch does to a target: for each key the last word only, column by column.
+//!
+//! Values are written once, from cells into the binary form in which they are sent: one array per
+//! column. The caller has already collapsed the batch, so that no key occurs twice.
+
+use bytes::BytesMut;
+use hutong_schemas::cell::Cell;
+use hutong_schemas::record::FieldInfo;
+use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+
+use super::binary::{self, Misfit};
+use super::error::Error;
+use super::target::Target;
+
+/// Changes of one batch, at most one per key.
+#[derive(Debug)]
+pub struct Changes {
+    /// Rows with all columns.
+    pub(super) upserts: Rows,
+    /// Rows whose other columns keep what the target has, by the indices of the known columns.
+    pub(super) partial: Vec<(Vec<usize>, Rows)>,
+    /// Keys.
+    pub(super) deletes: Rows,
+    key: Vec<usize>,
+}
+
+impl Changes {
+    /// Returns no changes of a target.
+    #[must_use]
+    pub fn new(target: &Target) -> Self {
+        let columns: Vec<usize> = (0..target.columns().len()).collect();
+        Self {
+            upserts: Rows::new(target.columns(), &columns),
+            partial: Vec::new(),
+            deletes: Rows::new(target.columns(), target.key()),
+            key: target.key().to_vec(),
+        }
+    }
+
+    /// Adds a row, in the order of the target's columns. An unavailable value keeps what the target
+    /// has; such a row does not come into being by this, because it would not be a row that existed.
+    ///
+    /// # Errors
+    ///
+    /// Definite, when a value does not fit its column.
+    pub fn upsert(&mut self, target: &Target, row: &[Cell<'_>]) -> Result<(), Error> {
+        debug_assert_eq!(row.len(), target.columns().len());
+        if !row.iter().any(is_unavailable) {
+            return self.upserts.push(target, row);
+        }
+        let known: Vec<usize> = (0..row.len()).filter(|i| !is_unavailable(&row[*i])).collect();
+        if !self.key.iter().all(|index| known.contains(index)) {
+            return Err(target.misfit(self.key[0], Misfit::Kind));
+        }
+        let found = self.partial.iter().position(|(columns, _)| *columns == known);
+        let found = found.unwrap_or_else(|| {
+            let rows = Rows::new(target.columns(), &known);
+            self.partial.push((known, rows));
+            self.partial.len() - 1
+        });
+        self.partial[found].1.push(target, row)
+    }
+
+    /// Adds a deletion. `row` holds the key in the order of the target's columns; its other cells are
+    /// not looked at.
+    ///
+    /// # Errors
+    ///
+    /// Definite, when a value does not fit its column.
+    pub fn delete(&mut self, target: &Target, row: &[Cell<'_>]) -> Result<(), Error> {
+        self.deletes.push(target, row)
+    }
+
+    /// Returns the number of rows that change.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let partial: usize = self.partial.iter().map(|(_, rows)| rows.count).sum();
+        self.upserts.count + partial + self.deletes.count
+    }
+
+    /// Returns whether nothing changes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+fn is_unavailable(cell: &Cell<'_>) -> bool {
+    matches!(cell, Cell::Unavailable)
+}
+
+/// Rows, or keys, as one array per column.
+#[derive(Debug)]
+pub(super) struct Rows {
+    pub(super) count: usize,
+    columns: Vec<ColumnArray>,
+}
+
+#[derive(Debug)]
+struct ColumnArray {
+    /// Index in the target.
+    index: usize,
+    array: Array,
+}
+
+impl Rows {
+    fn new(columns: &[FieldInfo], which: &[usize]) -> Self {
+        let columns = which
+            .iter()
+            .map(|index| ColumnArray {
+                index: *index,
+                array: Array::new(&binary::wire_types(&columns[*index].sql_type).0),
+            })
+            .collect();
+        Self { count: 0, columns }
+    }
+
+    fn push(&mut self, target: &Target, row: &[Cell<'_>]) -> Result<(), Error> {
+        for column in &mut self.columns {
+            let field = &target.columns()[column.index];
+            column
+                .array
+                .push(&field.sql_type, &row[column.index])
+                .map_err(|misfit| target.misfit(column.index, misfit))?;
+        }
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Returns the parameters of a statement that unnests them.
+    pub(super) fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
+        self.columns
+            .iter()
+            .map(|column| -> &(dyn ToSql + Sync) { &column.array })
+            .collect()
+    }
+
+    /// Returns the parameters of some of the columns, in the given order.
+    pub(super) fn parameters_of(&self, which: &[usize]) -> Vec<&(dyn ToSql + Sync)> {
+        let array = |index: &usize| {
+            let column = self.columns.iter().find(|column| column.index == *index);
+            let column = column.expect("the rows have these columns");
+            let array: &(dyn ToSql + Sync) = &column.array;
+            array
+        };
+        which.iter().map(array).collect()
+    }
+}
+
+/// A one-dimensional array in binary form, without its header.
+struct Array {
+    element: u32,
+    count: i32,
+    has_nulls: bool,
+    elements: Vec<u8>,
+}
+
+impl Array {
+    fn new(element: &Type) -> Self {
+        Self {
+            element: element.oid(),
+            count: 0,
+            has_nulls: false,
+            elements: Vec::new(),
+        }
+    }
+
+    fn push(
+        &mut self,
+        sql_type: &hutong_schemas::sql_type::SqlType,
+        cell: &Cell<'_>,
+    ) -> Result<(), Misfit> {
+        binary::element(sql_type, cell, &mut self.elements)?;
+        self.has_nulls |= matches!(cell, Cell::Null);
+        self.count = self.count.checked_add(1).ok_or(Misfit::Range)?;
+        Ok(())
+    }
+}
+
+/// The values of a column must not reach a log.
+impl std::fmt::Debug for Array {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Array")
+            .field("count", &self.count)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ToSql for Array {
+    /// `array_recv`: dimensions, whether there are NULLs, the element type; per dimension its length
+    /// and lower bound; the elements.
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.extend_from_slice(&1_i32.to_be_bytes());
+        out.extend_from_slice(&i32::from(self.has_nulls).to_be_bytes());
+        out.extend_from_slice(&self.element.to_be_bytes());
+        out.extend_from_slice(&self.count.to_be_bytes());
+        out.extend_from_slice(&1_i32.to_be_bytes());
+        out.extend_from_slice(&self.elements);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
