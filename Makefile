@@ -1,0 +1,53 @@
+# Everything that is done to a checkout. `make help` lists it.
+#
+# Each recipe is one or two commands; what is longer is Rust (the crate local/) or a script.
+
+CARGO := cargo
+DENY_VERSION := 0.20.2
+MACHETE_VERSION := 0.9.2
+# KEEP=1 leaves the demo running and prints where it is.
+KEEP ?=
+
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test up down fmt lint golden doc build prerequisites
+
+help: ## Shows this list.
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: build ## Plays the four departments on servers of its own; KEEP=1 leaves them up.
+	target/debug/hutong demo $(if $(KEEP),--keep)
+
+test: build ## Starts servers and runs every test.
+	target/debug/hutong local test -- $(CARGO) test --locked --workspace
+
+up: build ## Starts a local platform on the standard ports.
+	target/debug/hutong up
+
+down: ## Stops what `make up` has started.
+	target/debug/hutong down
+
+fmt: ## Formats the source.
+	$(CARGO) fmt --all
+
+lint: prerequisites ## Checks format, lints, documentation links, licences and unused dependencies.
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+	PATH="$$(scripts/tool cargo-deny $(DENY_VERSION)):$$PATH" cargo-deny --offline check bans licenses sources
+	PATH="$$(scripts/tool cargo-deny $(DENY_VERSION)):$$PATH" scripts/advisories
+	PATH="$$(scripts/tool cargo-machete $(MACHETE_VERSION)):$$PATH" cargo-machete
+
+golden: build ## Writes the golden files anew; look at the difference before committing it.
+	INSTA_UPDATE=always target/debug/hutong local test -- $(CARGO) test --locked --workspace
+
+doc: prerequisites ## Builds the documentation of the code.
+	$(CARGO) doc --locked --workspace --no-deps
+
+build: prerequisites
+	$(CARGO) build --locked --package hutong
+
+prerequisites:
+	@scripts/prerequisites build
+	@scripts/prerequisites servers
