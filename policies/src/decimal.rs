@@ -81,18 +81,31 @@ fn compare_short(left: Numeric<'_>, right: Numeric<'_>) -> Option<Ordering> {
 
 /// Compares two positive numbers: by the place of the first digit, then digit by digit.
 fn compare_magnitudes(left: Numeric<'_>, right: Numeric<'_>) -> Ordering {
-    let (left_digits, right_digits) = (magnitude_digits(left.unscaled), magnitude_digits(right.unscaled));
-    let places = |digits: &str, scale: i32| i64::try_from(digits.len()).unwrap_or(i64::MAX) - i64::from(scale);
+    let (left_digits, right_digits) = (
+        magnitude_digits(left.unscaled),
+        magnitude_digits(right.unscaled),
+    );
+    let places = |digits: &str, scale: i32| {
+        i64::try_from(digits.len()).unwrap_or(i64::MAX) - i64::from(scale)
+    };
     places(&left_digits, left.scale)
         .cmp(&places(&right_digits, right.scale))
-        .then_with(|| left_digits.trim_end_matches('0').cmp(right_digits.trim_end_matches('0')))
+        .then_with(|| {
+            left_digits
+                .trim_end_matches('0')
+                .cmp(right_digits.trim_end_matches('0'))
+        })
 }
 
 fn to_i128(unscaled: &[u8]) -> Option<i128> {
     if unscaled.len() > 16 {
         return None;
     }
-    let fill = if unscaled.first().is_some_and(|byte| byte & 0x80 != 0) { 0xFF } else { 0 };
+    let fill = if unscaled.first().is_some_and(|byte| byte & 0x80 != 0) {
+        0xFF
+    } else {
+        0
+    };
     let mut bytes = [fill; 16];
     bytes[16 - unscaled.len()..].copy_from_slice(unscaled);
     Some(i128::from_be_bytes(bytes))
@@ -135,7 +148,8 @@ fn magnitude_digits(unscaled: &[u8]) -> String {
         let mut remainder = 0u64;
         for limb in &mut limbs[first..] {
             let value = remainder << 32 | u64::from(*limb);
-            *limb = u32::try_from(value / 1_000_000_000).expect("the remainder is below the divisor");
+            *limb =
+                u32::try_from(value / 1_000_000_000).expect("the remainder is below the divisor");
             remainder = value % 1_000_000_000;
         }
         groups.push(remainder);
@@ -145,7 +159,11 @@ fn magnitude_digits(unscaled: &[u8]) -> String {
     }
     let mut digits = String::with_capacity(groups.len() * 9);
     for (index, group) in groups.iter().rev().enumerate() {
-        digits.push_str(&if index == 0 { format!("{group}") } else { format!("{group:09}") });
+        digits.push_str(&if index == 0 {
+            format!("{group}")
+        } else {
+            format!("{group:09}")
+        });
     }
     digits
 }
@@ -170,7 +188,8 @@ fn to_twos_complement(negative: bool, digits: &[u8]) -> Vec<u8> {
         negate(&mut magnitude);
     }
     let sign_fill = if magnitude[0] & 0x80 != 0 { 0xFF } else { 0 };
-    while magnitude.len() > 1 && magnitude[0] == sign_fill && (magnitude[1] ^ sign_fill) & 0x80 == 0 {
+    while magnitude.len() > 1 && magnitude[0] == sign_fill && (magnitude[1] ^ sign_fill) & 0x80 == 0
+    {
         magnitude.remove(0);
     }
     magnitude
@@ -197,7 +216,21 @@ mod tests {
     #[test]
     fn what_is_parsed_is_written_again() {
         let long = format!("-{}.{}", "1234567890".repeat(30), "0987654321".repeat(20));
-        for text in ["0", "1", "-1", "0.00", "-0.05", "127", "128", "-128", "-129", "255", "256", "12345.678900", &long] {
+        for text in [
+            "0",
+            "1",
+            "-1",
+            "0.00",
+            "-0.05",
+            "127",
+            "128",
+            "-128",
+            "-129",
+            "255",
+            "256",
+            "12345.678900",
+            &long,
+        ] {
             let mut written = String::new();
             write(number(text).as_numeric(), &mut written);
             assert_eq!(written, text);
@@ -208,7 +241,19 @@ mod tests {
     fn order_is_by_value_on_the_short_and_on_the_long_way() {
         let big = "9".repeat(60);
         let bigger = format!("1{}", "0".repeat(60));
-        let ascending = [&format!("-{bigger}"), &format!("-{big}"), "-2", "-1.5", "0", "0.1", "2", "10", &big, &format!("{big}.5"), &bigger];
+        let ascending = [
+            &format!("-{bigger}"),
+            &format!("-{big}"),
+            "-2",
+            "-1.5",
+            "0",
+            "0.1",
+            "2",
+            "10",
+            &big,
+            &format!("{big}.5"),
+            &bigger,
+        ];
         for (left_index, left) in ascending.iter().enumerate() {
             for (right_index, right) in ascending.iter().enumerate() {
                 assert_eq!(
@@ -218,8 +263,14 @@ mod tests {
                 );
             }
         }
-        assert_eq!(compare(number("1.0").as_numeric(), number("1.000").as_numeric()), Ordering::Equal);
+        assert_eq!(
+            compare(number("1.0").as_numeric(), number("1.000").as_numeric()),
+            Ordering::Equal
+        );
         let zeros = format!("{big}.000");
-        assert_eq!(compare(number(&big).as_numeric(), number(&zeros).as_numeric()), Ordering::Equal);
+        assert_eq!(
+            compare(number(&big).as_numeric(), number(&zeros).as_numeric()),
+            Ordering::Equal
+        );
     }
 }

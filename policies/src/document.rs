@@ -107,27 +107,51 @@ impl ViewDocument {
         if let Some(location) = &self.location {
             name("location", location);
         }
-        if self.source.topic.split('.').filter(|part| !part.is_empty()).count() < 3 {
+        if self
+            .source
+            .topic
+            .split('.')
+            .filter(|part| !part.is_empty())
+            .count()
+            < 3
+        {
             errors.push(DocumentError::new(
                 "source.topic",
-                format!("\"{}\" is not a table's topic, <topic.prefix>.<schema>.<table>", self.source.topic),
+                format!(
+                    "\"{}\" is not a table's topic, <topic.prefix>.<schema>.<table>",
+                    self.source.topic
+                ),
             ));
         }
         if self.columns.is_empty() {
-            errors.push(DocumentError::new("columns", "at least one column is needed"));
+            errors.push(DocumentError::new(
+                "columns",
+                "at least one column is needed",
+            ));
         }
         for (index, column) in self.columns.iter().enumerate() {
-            if self.columns.iter().take(index).any(|earlier| earlier.name == column.name) {
+            if self
+                .columns
+                .iter()
+                .take(index)
+                .any(|earlier| earlier.name == column.name)
+            {
                 errors.push(DocumentError::new(
                     format!("columns[{index}].name"),
                     format!("column \"{}\" is listed twice", column.name),
                 ));
             }
             if let Some(Err(message)) = column.mask.as_deref().map(str::parse::<Mask>) {
-                errors.push(DocumentError::new(format!("columns[{index}].mask"), message.to_string()));
+                errors.push(DocumentError::new(
+                    format!("columns[{index}].mask"),
+                    message.to_string(),
+                ));
             }
         }
-        for (field, value) in [("valid_from", &self.valid_from), ("valid_until", &self.valid_until)] {
+        for (field, value) in [
+            ("valid_from", &self.valid_from),
+            ("valid_until", &self.valid_until),
+        ] {
             if let Some(value) = value
                 && milliseconds(value).is_none()
             {
@@ -140,7 +164,10 @@ impl ViewDocument {
         if let (Some(from), Some(until)) = (self.valid_from_ms(), self.valid_until_ms())
             && from >= until
         {
-            errors.push(DocumentError::new("valid_until", "the validity ends before it begins"));
+            errors.push(DocumentError::new(
+                "valid_until",
+                "the validity ends before it begins",
+            ));
         }
         errors
     }
@@ -153,7 +180,9 @@ pub fn is_name(text: &str) -> bool {
     let plain = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     bytes.len() <= 63
         && bytes.first().is_some_and(plain)
-        && bytes.iter().all(|byte| plain(byte) || matches!(byte, b'_' | b'-'))
+        && bytes
+            .iter()
+            .all(|byte| plain(byte) || matches!(byte, b'_' | b'-'))
 }
 
 fn milliseconds(text: &str) -> Option<i64> {

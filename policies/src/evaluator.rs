@@ -80,7 +80,10 @@ impl Evaluator {
         master_secret: Option<&[u8]>,
     ) -> Result<Self, Error> {
         let view = || task.name.clone();
-        let document = |errors: String| Error::Document { view: view(), errors };
+        let document = |errors: String| Error::Document {
+            view: view(),
+            errors,
+        };
         let plan = compile(&task.document, &task.table).map_err(|errors| {
             let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
             document(texts.join("; "))
@@ -96,17 +99,25 @@ impl Evaluator {
         let outputs = plan.columns.iter().map(|column| OutputColumn {
             index: at(column.index),
             sql_type: column.sql_type,
-            hash_key: if column.mask == Mask::Hash { hash_key(&column.name) } else { None },
+            hash_key: if column.mask == Mask::Hash {
+                hash_key(&column.name)
+            } else {
+                None
+            },
             mask: column.mask.clone(),
         });
         let key = plan.key.iter().map(|index| {
             let column = &task.table.columns[*index];
-            let in_key = key_fields.iter().position(|field| field.name == column.name);
+            let in_key = key_fields
+                .iter()
+                .position(|field| field.name == column.name);
             Ok(KeyColumn {
                 name: column.name.clone(),
                 sql_type: column.sql_type,
                 in_row: at(*index),
-                in_key: in_key.ok_or_else(|| missing(task, &column.name, "is not in the keys of the topic"))?,
+                in_key: in_key.ok_or_else(|| {
+                    missing(task, &column.name, "is not in the keys of the topic")
+                })?,
             })
         });
         let row_key = match secret {
@@ -119,7 +130,10 @@ impl Evaluator {
             _ => None,
         };
         let encoder = |schema: &str, id| {
-            RecordEncoder::compile(schema, id).map_err(|source| Error::Encode { view: view(), source })
+            RecordEncoder::compile(schema, id).map_err(|source| Error::Encode {
+                view: view(),
+                source,
+            })
         };
         Ok(Self {
             columns: outputs.collect(),
@@ -142,7 +156,12 @@ impl Evaluator {
     /// # Errors
     /// [`Error::Encode`] if a value does not fit the view's schema, [`Error::Key`] if the key is
     /// not there; the buffers may then hold parts.
-    pub fn row(&mut self, cells: &[Cell<'_>], key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<Decision, Error> {
+    pub fn row(
+        &mut self,
+        cells: &[Cell<'_>],
+        key: &mut Vec<u8>,
+        value: &mut Vec<u8>,
+    ) -> Result<Decision, Error> {
         self.masked.clear();
         self.outputs.clear();
         self.write_key(|column| cells[column.in_row], key)?;
@@ -160,7 +179,13 @@ impl Evaluator {
             } else {
                 let start = self.masked.len();
                 let hash_key = column.hash_key.as_ref();
-                match column.mask.apply(column.sql_type, cell, hash_key, &mut self.scratch, &mut self.masked) {
+                match column.mask.apply(
+                    column.sql_type,
+                    cell,
+                    hash_key,
+                    &mut self.scratch,
+                    &mut self.masked,
+                ) {
                     Masked::Null => Output::Null,
                     Masked::Text => Output::Text(start..self.masked.len()),
                     Masked::Unavailable => {
@@ -175,14 +200,23 @@ impl Evaluator {
             return Ok(Decision::Unavailable);
         }
         let mut fields = recycle(std::mem::take(&mut self.cells));
-        fields.extend(self.outputs.iter().map(|output| match output {
-            Output::Clear(index) => cells[*index],
-            Output::Null => Cell::Null,
-            Output::Text(range) => Cell::Text(self.masked.get(range.clone()).expect("whole characters were written")),
+        fields.extend(self.outputs.iter().map(|output| {
+            match output {
+                Output::Clear(index) => cells[*index],
+                Output::Null => Cell::Null,
+                Output::Text(range) => Cell::Text(
+                    self.masked
+                        .get(range.clone())
+                        .expect("whole characters were written"),
+                ),
+            }
         }));
         let encoded = self.value_encoder.encode(&fields, value);
         self.cells = recycle(fields);
-        encoded.map_err(|source| Error::Encode { view: self.view.clone(), source })?;
+        encoded.map_err(|source| Error::Encode {
+            view: self.view.clone(),
+            source,
+        })?;
         Ok(Decision::Visible)
     }
 
@@ -197,18 +231,35 @@ impl Evaluator {
     }
 
     /// Encodes the key; if it is hidden, its text begins `masked` and its field the outputs.
-    fn write_key<'a>(&mut self, cell: impl Fn(&KeyColumn) -> Cell<'a>, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn write_key<'a>(
+        &mut self,
+        cell: impl Fn(&KeyColumn) -> Cell<'a>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Error> {
         for column in &self.key {
             if matches!(cell(column), Cell::Null | Cell::Unavailable) {
-                return Err(Error::Key { view: self.view.clone(), column: column.name.clone() });
+                return Err(Error::Key {
+                    view: self.view.clone(),
+                    column: column.name.clone(),
+                });
             }
         }
         let spare = std::mem::take(&mut self.cells);
         let encoded = if let Some(row_key) = &self.row_key {
-            let parts = self.key.iter().map(|column| (column.sql_type, cell(column)));
+            let parts = self
+                .key
+                .iter()
+                .map(|column| (column.sql_type, cell(column)));
             if !row_key.write(parts, &mut self.scratch, &mut self.masked) {
-                let column = self.key.first().map(|column| column.name.clone()).unwrap_or_default();
-                return Err(Error::Key { view: self.view.clone(), column });
+                let column = self
+                    .key
+                    .first()
+                    .map(|column| column.name.clone())
+                    .unwrap_or_default();
+                return Err(Error::Key {
+                    view: self.view.clone(),
+                    column,
+                });
             }
             self.outputs.push(Output::Text(0..self.masked.len()));
             let mut fields = recycle(spare);
@@ -223,21 +274,42 @@ impl Evaluator {
             self.cells = recycle(fields);
             encoded
         };
-        encoded.map_err(|source| Error::Encode { view: self.view.clone(), source })
+        encoded.map_err(|source| Error::Encode {
+            view: self.view.clone(),
+            source,
+        })
     }
 }
 
 /// Returns, per column of the table, where it stands in the rows that arrive.
-fn positions(task: &ViewTask, plan: &ViewPlan, columns: &[FieldInfo]) -> Result<Vec<Option<usize>>, Error> {
+fn positions(
+    task: &ViewTask,
+    plan: &ViewPlan,
+    columns: &[FieldInfo],
+) -> Result<Vec<Option<usize>>, Error> {
     let find = |name: &str| columns.iter().position(|column| column.name == name);
-    let positions: Vec<Option<usize>> = task.table.columns.iter().map(|column| find(&column.name)).collect();
+    let positions: Vec<Option<usize>> = task
+        .table
+        .columns
+        .iter()
+        .map(|column| find(&column.name))
+        .collect();
     for index in plan.used_columns() {
         let column = &task.table.columns[index];
         let arriving = positions[index].map(|position| columns[position].sql_type);
         match arriving {
-            None => return Err(missing(task, &column.name, "is no longer in the rows of the topic")),
+            None => {
+                return Err(missing(
+                    task,
+                    &column.name,
+                    "is no longer in the rows of the topic",
+                ));
+            }
             Some(found) if !same_cells(found, column.sql_type) => {
-                let problem = format!("arrives as {found}, and the view was made for {}", column.sql_type);
+                let problem = format!(
+                    "arrives as {found}, and the view was made for {}",
+                    column.sql_type
+                );
                 return Err(missing(task, &column.name, &problem));
             }
             Some(_) => {}
@@ -254,11 +326,18 @@ fn missing(task: &ViewTask, column: &str, problem: &str) -> Error {
     }
 }
 
-fn check_secret<'a>(task: &ViewTask, plan: &ViewPlan, master: Option<&'a [u8]>) -> Result<Option<&'a [u8]>, Error> {
+fn check_secret<'a>(
+    task: &ViewTask,
+    plan: &ViewPlan,
+    master: Option<&'a [u8]>,
+) -> Result<Option<&'a [u8]>, Error> {
     if !plan.needs_secret() {
         return Ok(None);
     }
-    let error = |problem: String| Error::Secret { view: task.name.clone(), problem };
+    let error = |problem: String| Error::Secret {
+        view: task.name.clone(),
+        problem,
+    };
     let Some(master) = master else {
         let problem = "it hides a key or hashes a column, and the worker has no master_secret";
         return Err(error(problem.to_owned()));

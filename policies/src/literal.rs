@@ -80,7 +80,10 @@ pub fn float8(text: &str) -> Result<f64, Invalid> {
 pub fn float4(text: &str) -> Result<f32, Invalid> {
     let trimmed = text.trim_matches(is_space);
     match float_special(trimmed) {
-        #[expect(clippy::cast_possible_truncation, reason = "infinities and NaN exist in both")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "infinities and NaN exist in both"
+        )]
         Some(value) => Ok(value as f32),
         None if !is_float(trimmed) => invalid(text, "a number"),
         None => match trimmed.parse::<f32>() {
@@ -101,7 +104,9 @@ fn float_special(text: &str) -> Option<f64> {
 
 fn is_float(text: &str) -> bool {
     text.bytes().any(|byte| byte.is_ascii_digit())
-        && text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E'))
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E'))
 }
 
 /// A number that was not zero and not infinite must not become so by being read.
@@ -132,7 +137,8 @@ pub fn uuid(text: &str) -> Result<String, Invalid> {
     let mut digits = String::with_capacity(32);
     let mut after_hyphen = false;
     for character in bare.chars() {
-        let hyphen_fits = digits.len() % 4 == 0 && !digits.is_empty() && digits.len() < 32 && !after_hyphen;
+        let hyphen_fits =
+            digits.len() % 4 == 0 && !digits.is_empty() && digits.len() < 32 && !after_hyphen;
         match character {
             '-' if hyphen_fits => after_hyphen = true,
             digit if digit.is_ascii_hexdigit() => {
@@ -156,7 +162,11 @@ pub fn bytea(text: &str) -> Result<Vec<u8>, Invalid> {
     let Some(hex) = text.strip_prefix("\\x") else {
         return bytea_escape(text);
     };
-    let nibble = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let nibble = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
     let mut bytes = Vec::with_capacity(hex.len() / 2);
     let mut characters = hex.bytes();
     while let Some(high) = characters.next() {
@@ -260,7 +270,9 @@ fn infinity(text: &str) -> Option<i64> {
 fn date_and_time(text: &str) -> Option<(i128, &str)> {
     let (days, rest) = date_part(text)?;
     let midnight = i128::from(days) * i128::from(MICROS_PER_DAY);
-    let after_separator = rest.strip_prefix(['T', 't', ' ']).map(|rest| rest.trim_start_matches(' '));
+    let after_separator = rest
+        .strip_prefix(['T', 't', ' '])
+        .map(|rest| rest.trim_start_matches(' '));
     match after_separator.and_then(time_part) {
         Some((micros, rest)) => Some((midnight + i128::from(micros), rest)),
         None => Some((midnight, rest)),
@@ -273,7 +285,8 @@ fn date_part(text: &str) -> Option<(i64, &str)> {
     let (month, month_digits, rest) = digits_part(rest.strip_prefix('-')?, 2)?;
     let (day, day_digits, rest) = digits_part(rest.strip_prefix('-')?, 2)?;
     let well_formed = digits >= 4 && month_digits == 2 && day_digits == 2;
-    let exists = year >= 1 && (1..=12).contains(&month) && day >= 1 && day <= days_in_month(year, month);
+    let exists =
+        year >= 1 && (1..=12).contains(&month) && day >= 1 && day <= days_in_month(year, month);
     (well_formed && exists).then(|| (days_from_civil(year, month, day), rest))
 }
 
@@ -316,12 +329,20 @@ fn offset_part(text: &str) -> Option<i64> {
         }
     };
     let seconds = (hours * 60 + minutes) * 60;
-    (digits == 2 && hours <= 15 && minutes < 60).then_some(if negative { -seconds } else { seconds })
+    (digits == 2 && hours <= 15 && minutes < 60).then_some(if negative {
+        -seconds
+    } else {
+        seconds
+    })
 }
 
 /// Reads up to `most` digits: their value, their number, the rest.
 fn digits_part(text: &str, most: usize) -> Option<(i64, usize, &str)> {
-    let count = text.bytes().take(most).take_while(u8::is_ascii_digit).count();
+    let count = text
+        .bytes()
+        .take(most)
+        .take_while(u8::is_ascii_digit)
+        .count();
     let (digits, rest) = text.split_at(count);
     Some((digits.parse().ok()?, count, rest))
 }
@@ -363,11 +384,16 @@ pub(crate) fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     (year, month, day)
 }

@@ -78,8 +78,11 @@ impl FromStr for Mask {
         let arguments = arguments.trim();
         let parts: Vec<&str> = arguments.split(',').map(str::trim).collect();
         let count = |part: &str| {
-            part.parse::<u32>()
-                .map_err(|_| InvalidMask(format!("\"{text}\": \"{part}\" is not a number of characters")))
+            part.parse::<u32>().map_err(|_| {
+                InvalidMask(format!(
+                    "\"{text}\": \"{part}\" is not a number of characters"
+                ))
+            })
         };
         let mask = match (name, parts.as_slice()) {
             ("CLEAR", [""]) => Self::Clear,
@@ -105,11 +108,19 @@ impl FromStr for Mask {
 fn bounds(text: &str) -> Result<Vec<Bound>, InvalidMask> {
     let bound = |part: &str| {
         let part = part.trim();
-        let exact = literal::numeric(part).map_err(|error| InvalidMask(format!("BAND: {error}")))?;
+        let exact =
+            literal::numeric(part).map_err(|error| InvalidMask(format!("BAND: {error}")))?;
         let float = literal::float8(part).map_err(|error| InvalidMask(format!("BAND: {error}")))?;
-        Ok(Bound { text: part.to_owned(), exact, float })
+        Ok(Bound {
+            text: part.to_owned(),
+            exact,
+            float,
+        })
     };
-    let bounds: Vec<Bound> = text.split(',').map(bound).collect::<Result<_, InvalidMask>>()?;
+    let bounds: Vec<Bound> = text
+        .split(',')
+        .map(bound)
+        .collect::<Result<_, InvalidMask>>()?;
     let ascending = |pair: &[Bound]| {
         decimal::compare(pair[0].exact.as_numeric(), pair[1].exact.as_numeric()) == Ordering::Less
     };
@@ -157,7 +168,11 @@ impl Mask {
     /// Returns the type of what the mask makes of a column.
     #[must_use]
     pub fn output_type(&self, sql_type: SqlType) -> SqlType {
-        if *self == Self::Clear { sql_type } else { SqlType::Text }
+        if *self == Self::Clear {
+            sql_type
+        } else {
+            SqlType::Text
+        }
     }
 
     /// Returns whether the mask may make NULL of a value.
@@ -174,7 +189,10 @@ impl Mask {
         let fits = match self {
             Self::DateYear => matches!(
                 sql_type,
-                SqlType::Date | SqlType::Timestamp { .. } | SqlType::Timestamptz { .. } | SqlType::Char { length: 8 }
+                SqlType::Date
+                    | SqlType::Timestamp { .. }
+                    | SqlType::Timestamptz { .. }
+                    | SqlType::Char { length: 8 }
             ),
             Self::Band(_) => matches!(
                 sql_type,
@@ -202,7 +220,9 @@ impl Mask {
         } else {
             "a number"
         };
-        Err(InvalidMask(format!("mask {self} is for {wanted}, not for {sql_type}")))
+        Err(InvalidMask(format!(
+            "mask {self} is for {wanted}, not for {sql_type}"
+        )))
     }
 
     /// Appends the masked form of a value. `key` is needed by `HASH` only.
@@ -224,9 +244,13 @@ impl Mask {
             _ => {}
         }
         match self {
-            Self::Clear | Self::Null => unreachable!("CLEAR is not applied, NULL was answered above"),
+            Self::Clear | Self::Null => {
+                unreachable!("CLEAR is not applied, NULL was answered above")
+            }
             Self::Band(bounds) => return band(bounds, cell, out),
-            Self::DateYear if !matches!(sql_type, SqlType::Char { .. }) => return year(sql_type, cell, out),
+            Self::DateYear if !matches!(sql_type, SqlType::Char { .. }) => {
+                return year(sql_type, cell, out);
+            }
             _ => {}
         }
         scratch.clear();
@@ -281,10 +305,15 @@ fn band(bounds: &[Bound], cell: Cell<'_>, out: &mut String) -> Masked {
     let below = |bound: &Bound| match cell {
         Cell::Int(value) => {
             let bytes = value.to_be_bytes();
-            let number = hutong_schemas::cell::Numeric { unscaled: &bytes, scale: 0 };
+            let number = hutong_schemas::cell::Numeric {
+                unscaled: &bytes,
+                scale: 0,
+            };
             Some(decimal::compare(number, bound.exact.as_numeric()) == Ordering::Less)
         }
-        Cell::Numeric(value) => Some(decimal::compare(value, bound.exact.as_numeric()) == Ordering::Less),
+        Cell::Numeric(value) => {
+            Some(decimal::compare(value, bound.exact.as_numeric()) == Ordering::Less)
+        }
         // NaN is above every number, and `<` is false for it.
         Cell::Float4(value) => Some(f64::from(value) < bound.float),
         Cell::Float8(value) => Some(value < bound.float),

@@ -77,12 +77,18 @@ impl ViewPlan {
 ///
 /// # Errors
 /// All mistakes together, each with the field of the document and, where there is one, the column.
-pub fn compile(document: &ViewDocument, table: &TableSchema) -> Result<ViewPlan, Vec<DocumentError>> {
+pub fn compile(
+    document: &ViewDocument,
+    table: &TableSchema,
+) -> Result<ViewPlan, Vec<DocumentError>> {
     let mut errors = document.check();
     if table.key.is_empty() {
         errors.push(DocumentError::new(
             "source.topic",
-            format!("table {} has no primary key, so no view can stand on it", table.id),
+            format!(
+                "table {} has no primary key, so no view can stand on it",
+                table.id
+            ),
         ));
     }
     let columns = plan_columns(document, table, &mut errors);
@@ -146,7 +152,10 @@ fn plan_columns(
 ) -> Vec<PlannedColumn> {
     let mut planned = Vec::with_capacity(document.columns.len());
     for (position, granted) in document.columns.iter().enumerate() {
-        let found = table.columns.iter().position(|column| column.name == granted.name);
+        let found = table
+            .columns
+            .iter()
+            .position(|column| column.name == granted.name);
         let Some(index) = found else {
             errors.push(DocumentError::new(
                 format!("columns[{position}].name"),

@@ -37,7 +37,13 @@ pub struct Key(Hmac<Sha256>);
 impl Key {
     /// Derives the key for a purpose within a share.
     #[must_use]
-    pub fn derive(master: &[u8], purpose: &str, share: &str, key_version: u32, details: &[&str]) -> Self {
+    pub fn derive(
+        master: &[u8],
+        purpose: &str,
+        share: &str,
+        key_version: u32,
+        details: &[&str],
+    ) -> Self {
         let mut mac = Self::new(master);
         let version = key_version.to_string();
         for part in ["hutong/1", purpose, share, &version].iter().chain(details) {

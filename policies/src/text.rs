@@ -21,11 +21,17 @@ pub fn write(sql_type: SqlType, cell: Cell<'_>, out: &mut String) -> bool {
         (SqlType::Int2 | SqlType::Int4 | SqlType::Int8, Cell::Int(value)) => display(out, value),
         (SqlType::Float4, Cell::Float4(value)) => float4(value, out),
         (SqlType::Float8, Cell::Float8(value)) => float8(value, out),
-        (SqlType::Numeric { .. } | SqlType::NumericUnscaled, Cell::Numeric(value)) => decimal::write(value, out),
+        (SqlType::Numeric { .. } | SqlType::NumericUnscaled, Cell::Numeric(value)) => {
+            decimal::write(value, out)
+        }
         // The cast from character(n) to text drops the blanks that pad it.
         (SqlType::Char { .. }, Cell::Text(value)) => out.push_str(value.trim_end_matches(' ')),
         (
-            SqlType::Text | SqlType::Varchar { .. } | SqlType::Uuid | SqlType::Json | SqlType::Jsonb,
+            SqlType::Text
+            | SqlType::Varchar { .. }
+            | SqlType::Uuid
+            | SqlType::Json
+            | SqlType::Jsonb,
             Cell::Text(value),
         ) => out.push_str(value),
         (SqlType::Bytea, Cell::Bytes(value)) => {
@@ -47,7 +53,9 @@ pub fn write(sql_type: SqlType, cell: Cell<'_>, out: &mut String) -> bool {
 
 /// Appends bytes as lower-case hex digits.
 pub fn hex(bytes: &[u8], out: &mut String) {
-    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    const DIGITS: [char; 16] = [
+        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
+    ];
     for byte in bytes {
         out.push(DIGITS[usize::from(byte >> 4)]);
         out.push(DIGITS[usize::from(byte & 0xF)]);
@@ -85,7 +93,10 @@ fn timestamp(micros: i64, offset: &str, out: &mut String) {
 /// Appends year, month and day; returns whether the year is before Christ.
 fn calendar(days: i64, out: &mut String) -> bool {
     let (year, month, day) = civil_from_days(days);
-    display(out, format_args!("{:04}-{month:02}-{day:02}", printed_year(year)));
+    display(
+        out,
+        format_args!("{:04}-{month:02}-{day:02}", printed_year(year)),
+    );
     year <= 0
 }
 
@@ -96,7 +107,15 @@ pub(crate) fn printed_year(year: i64) -> i64 {
 
 fn time(micros: i64, out: &mut String) {
     let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
-    display(out, format_args!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60));
+    display(
+        out,
+        format_args!(
+            "{:02}:{:02}:{:02}",
+            seconds / 3600,
+            seconds / 60 % 60,
+            seconds % 60
+        ),
+    );
     if fraction != 0 {
         let digits = format!("{fraction:06}");
         out.push('.');
@@ -109,19 +128,36 @@ fn float8(value: f64, out: &mut String) {
     let exponent = i32::try_from(bits >> 52 & 0x7FF).expect("eleven bits");
     let fraction = bits & ((1 << 52) - 1);
     let binary = if exponent == 0 {
-        Binary { mantissa: fraction, exponent: -1074, lowest_of_power: false }
+        Binary {
+            mantissa: fraction,
+            exponent: -1074,
+            lowest_of_power: false,
+        }
     } else {
-        Binary { mantissa: fraction | 1 << 52, exponent: exponent - 1075, lowest_of_power: fraction == 0 && exponent > 1 }
+        Binary {
+            mantissa: fraction | 1 << 52,
+            exponent: exponent - 1075,
+            lowest_of_power: fraction == 0 && exponent > 1,
+        }
     };
-    float(value.is_nan(), value.is_infinite(), value.is_sign_negative(), value == 0.0, out, |out| {
-        let magnitude = value.abs();
-        let shortest = Digits::parse(&format!("{magnitude:e}"));
-        let digits = inside(shortest, &binary, 17, |places| {
-            let text = format!("{magnitude:.places$e}");
-            (text.parse::<f64>() == Ok(magnitude)).then_some(text)
-        });
-        digits.layout(15, out);
-    });
+    float(
+        value.is_nan(),
+        value.is_infinite(),
+        value.is_sign_negative(),
+        value == 0.0,
+        out,
+        |out| {
+            let magnitude = value.abs();
+            let reads_back = |digits: &Digits| digits.to_string().parse::<f64>() == Ok(magnitude);
+            let shortest =
+                Digits::parse(&format!("{magnitude:e}")).with_ties_to_even(&binary, reads_back);
+            let digits = inside(shortest, &binary, 17, |places| {
+                let text = format!("{magnitude:.places$e}");
+                (text.parse::<f64>() == Ok(magnitude)).then_some(text)
+            });
+            digits.layout(15, out);
+        },
+    );
 }
 
 fn float4(value: f32, out: &mut String) {
@@ -129,23 +165,50 @@ fn float4(value: f32, out: &mut String) {
     let exponent = i32::try_from(bits >> 23 & 0xFF).expect("eight bits");
     let fraction = u64::from(bits & ((1 << 23) - 1));
     let binary = if exponent == 0 {
-        Binary { mantissa: fraction, exponent: -149, lowest_of_power: false }
+        Binary {
+            mantissa: fraction,
+            exponent: -149,
+            lowest_of_power: false,
+        }
     } else {
-        Binary { mantissa: fraction | 1 << 23, exponent: exponent - 150, lowest_of_power: fraction == 0 && exponent > 1 }
+        Binary {
+            mantissa: fraction | 1 << 23,
+            exponent: exponent - 150,
+            lowest_of_power: fraction == 0 && exponent > 1,
+        }
     };
-    float(value.is_nan(), value.is_infinite(), value.is_sign_negative(), value == 0.0, out, |out| {
-        let magnitude = value.abs();
-        let shortest = Digits::parse(&format!("{magnitude:e}"));
-        let digits = inside(shortest, &binary, 9, |places| {
-            let text = format!("{magnitude:.places$e}");
-            (text.parse::<f32>() == Ok(magnitude)).then_some(text)
-        });
-        digits.layout(6, out);
-    });
+    float(
+        value.is_nan(),
+        value.is_infinite(),
+        value.is_sign_negative(),
+        value == 0.0,
+        out,
+        |out| {
+            let magnitude = value.abs();
+            let reads_back = |digits: &Digits| digits.to_string().parse::<f32>() == Ok(magnitude);
+            let shortest =
+                Digits::parse(&format!("{magnitude:e}")).with_ties_to_even(&binary, reads_back);
+            let digits = inside(shortest, &binary, 9, |places| {
+                let text = format!("{magnitude:.places$e}");
+                (text.parse::<f32>() == Ok(magnitude)).then_some(text)
+            });
+            digits.layout(6, out);
+        },
+    );
 }
 
-#[expect(clippy::fn_params_excessive_bools, reason = "the four questions that both widths answer")]
-fn float(nan: bool, infinite: bool, negative: bool, zero: bool, out: &mut String, finite: impl FnOnce(&mut String)) {
+#[expect(
+    clippy::fn_params_excessive_bools,
+    reason = "the four questions that both widths answer"
+)]
+fn float(
+    nan: bool,
+    infinite: bool,
+    negative: bool,
+    zero: bool,
+    out: &mut String,
+    finite: impl FnOnce(&mut String),
+) {
     if nan {
         out.push_str("NaN");
         return;
@@ -163,7 +226,12 @@ fn float(nan: bool, infinite: bool, negative: bool, zero: bool, out: &mut String
 /// PostgreSQL prints the shortest digits that lie strictly between the midpoints to the neighbours;
 /// Rust's formatter also takes a midpoint itself where reading rounds back to the value (1e23). Such
 /// digits are lengthened until they lie inside. (PostgreSQL `src/common/d2s.c`, `acceptBounds`.)
-fn inside(shortest: Digits, binary: &Binary, digits_max: usize, at: impl Fn(usize) -> Option<String>) -> Digits {
+fn inside(
+    shortest: Digits,
+    binary: &Binary,
+    digits_max: usize,
+    at: impl Fn(usize) -> Option<String>,
+) -> Digits {
     if !binary.has_midpoint(&shortest) {
         return shortest;
     }
@@ -197,11 +265,18 @@ impl Binary {
     }
 }
 
-/// `0.d₁d₂… × 10^(point)`: decimal digits and where the point stands.
+/// `d₁.d₂d₃… × 10^exponent`.
 struct Digits {
     digits: String,
     /// Power of ten of the first digit.
     exponent: i32,
+}
+
+impl std::fmt::Display for Digits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let last = self.exponent + 1 - i32::try_from(self.digits.len()).expect("few digits");
+        write!(f, "{}e{last}", self.digits)
+    }
 }
 
 impl Digits {
@@ -211,8 +286,41 @@ impl Digits {
         let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
         let trimmed = digits.trim_end_matches('0');
         Self {
-            digits: if trimmed.is_empty() { "0".to_owned() } else { trimmed.to_owned() },
+            digits: if trimmed.is_empty() {
+                "0".to_owned()
+            } else {
+                trimmed.to_owned()
+            },
             exponent: exponent.parse().expect("`{:e}` writes an exponent"),
+        }
+    }
+
+    /// Where the value lies exactly between two numbers of so many digits, Rust's formatter takes the
+    /// upper and PostgreSQL's the even one (`d2s.c`, "round even").
+    fn with_ties_to_even(self, binary: &Binary, reads_back: impl Fn(&Self) -> bool) -> Self {
+        let Ok(value) = self.digits.parse::<u128>() else {
+            return self;
+        };
+        let zeros = binary.mantissa.trailing_zeros();
+        let power = binary.exponent + i32::try_from(zeros).expect("at most 64");
+        let length = i32::try_from(self.digits.len()).expect("few digits");
+        let is_tie = value % 2 == 1 && {
+            // Half a unit of the last digit below: five units of the next one.
+            let between = Self {
+                digits: (value * 10 - 5).to_string(),
+                exponent: self.exponent,
+            };
+            let shift = i32::try_from(between.digits.len()).expect("few digits") - length;
+            shift == 1 && between.equals(u128::from(binary.mantissa >> zeros), power)
+        };
+        let even = Self {
+            digits: (value - u128::from(is_tie)).to_string(),
+            exponent: self.exponent,
+        };
+        if is_tie && even.digits.len() == self.digits.len() && reads_back(&even) {
+            even
+        } else {
+            self
         }
     }
 
@@ -249,7 +357,10 @@ impl Digits {
                 out.push_str(rest);
             }
             let sign = if self.exponent < 0 { '-' } else { '+' };
-            display(out, format_args!("e{sign}{:02}", self.exponent.unsigned_abs()));
+            display(
+                out,
+                format_args!("e{sign}{:02}", self.exponent.unsigned_abs()),
+            );
         } else if let Ok(exponent) = usize::try_from(self.exponent) {
             let (whole, fraction) = digits.split_at(digits.len().min(exponent + 1));
             out.push_str(whole);

@@ -56,7 +56,11 @@ impl Pattern {
         let mut run = Vec::new();
         let mut escaped = false;
         for character in pattern {
-            let special = if escaped { None } else { special(character, escape) };
+            let special = if escaped {
+                None
+            } else {
+                special(character, escape)
+            };
             escaped = special == Some(Special::Escape);
             match special {
                 Some(Special::Escape) => {}
@@ -70,7 +74,9 @@ impl Pattern {
             }
         }
         if escaped {
-            return Err(Invalid("a LIKE pattern must not end with its escape character".to_owned()));
+            return Err(Invalid(
+                "a LIKE pattern must not end with its escape character".to_owned(),
+            ));
         }
         if !run.is_empty() {
             parts.push(Part::Run(run));

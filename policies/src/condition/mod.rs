@@ -90,7 +90,9 @@ impl Condition {
     #[must_use]
     pub fn columns(&self) -> Vec<usize> {
         let mut columns = Vec::new();
-        self.root.clone().for_each_column(&mut |index| columns.push(*index));
+        self.root
+            .clone()
+            .for_each_column(&mut |index| columns.push(*index));
         columns
     }
 
@@ -180,15 +182,29 @@ impl Predicate {
                 Cell::Unavailable => Truth::Unknown,
                 _ => Truth::False,
             },
-            Self::Compare { domain, left, operator, right } => {
-                match (left.load(*domain, cells), right.load(*domain, cells)) {
-                    (Some(left), Some(right)) => operator.holds(left.compare(&right)).into(),
-                    _ => Truth::Unknown,
-                }
-            }
-            Self::In { domain, left, list, or_null } => match left.load(*domain, cells) {
+            Self::Compare {
+                domain,
+                left,
+                operator,
+                right,
+            } => match (left.load(*domain, cells), right.load(*domain, cells)) {
+                (Some(left), Some(right)) => operator.holds(left.compare(&right)).into(),
+                _ => Truth::Unknown,
+            },
+            Self::In {
+                domain,
+                left,
+                list,
+                or_null,
+            } => match left.load(*domain, cells) {
                 None => Truth::Unknown,
-                Some(left) if list.iter().any(|item| left.compare(&item.value()) == Ordering::Equal) => Truth::True,
+                Some(left)
+                    if list
+                        .iter()
+                        .any(|item| left.compare(&item.value()) == Ordering::Equal) =>
+                {
+                    Truth::True
+                }
                 Some(_) if *or_null => Truth::Unknown,
                 Some(_) => Truth::False,
             },

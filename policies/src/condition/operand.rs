@@ -17,7 +17,11 @@ pub(super) struct Operand {
 
 #[derive(Clone, Debug)]
 pub(super) enum OperandKind {
-    Column { index: usize, name: String, sql_type: SqlType },
+    Column {
+        index: usize,
+        name: String,
+        sql_type: SqlType,
+    },
     Null,
     /// A quoted string, whose type follows from the other side.
     String(String),
@@ -30,7 +34,12 @@ pub(super) enum OperandKind {
 
 impl Operand {
     pub(super) fn read(expression: &Expr, table: &TableSchema) -> Result<Self, Invalid> {
-        let plain = |kind| Ok(Self { kind, collate_c: false });
+        let plain = |kind| {
+            Ok(Self {
+                kind,
+                collate_c: false,
+            })
+        };
         match expression {
             Expr::Nested(inner) => Self::read(inner, table),
             Expr::Identifier(identifier) => plain(column(identifier, table)?),
@@ -50,7 +59,9 @@ impl Operand {
             Expr::CompoundIdentifier(_) => Err(Invalid(format!(
                 "{expression}: columns are written without the table's name"
             ))),
-            _ => Err(Invalid(format!("{expression} is neither a column nor a literal"))),
+            _ => Err(Invalid(format!(
+                "{expression} is neither a column nor a literal"
+            ))),
         }
     }
 
@@ -69,12 +80,17 @@ impl Operand {
 
 fn collated(expression: &Expr, collation: &str, table: &TableSchema) -> Result<Operand, Invalid> {
     if collation != "\"C\"" {
-        return Err(Invalid(format!("COLLATE {collation}: only COLLATE \"C\" orders text in conditions")));
+        return Err(Invalid(format!(
+            "COLLATE {collation}: only COLLATE \"C\" orders text in conditions"
+        )));
     }
     let operand = Operand::read(expression, table)?;
     let collatable = match &operand.kind {
         OperandKind::Column { sql_type, .. } => {
-            matches!(sql_type, SqlType::Text | SqlType::Varchar { .. } | SqlType::Char { .. })
+            matches!(
+                sql_type,
+                SqlType::Text | SqlType::Varchar { .. } | SqlType::Char { .. }
+            )
         }
         OperandKind::String(_) | OperandKind::Null => true,
         OperandKind::Number(_) | OperandKind::Bool(_) | OperandKind::Typed(..) => false,
@@ -82,7 +98,10 @@ fn collated(expression: &Expr, collation: &str, table: &TableSchema) -> Result<O
     if !collatable {
         return Err(Invalid(format!("{} has no collation", operand.describe())));
     }
-    Ok(Operand { collate_c: true, ..operand })
+    Ok(Operand {
+        collate_c: true,
+        ..operand
+    })
 }
 
 /// Finds a column as PostgreSQL does: an unquoted name is folded to lower case.
@@ -93,11 +112,18 @@ pub(super) fn column(identifier: &Ident, table: &TableSchema) -> Result<OperandK
         None => identifier.value.to_ascii_lowercase(),
     };
     if identifier.quote_style.is_none() && RESERVED.contains(&name.as_str()) {
-        return Err(Invalid(format!("{name} is a reserved word; a column of that name is written \"{name}\"")));
+        return Err(Invalid(format!(
+            "{name} is a reserved word; a column of that name is written \"{name}\""
+        )));
     }
     let found = table.columns.iter().position(|column| column.name == name);
-    let index = found.ok_or_else(|| Invalid(format!("table {} has no column \"{name}\"", table.id)))?;
-    Ok(OperandKind::Column { index, name, sql_type: table.columns[index].sql_type })
+    let index =
+        found.ok_or_else(|| Invalid(format!("table {} has no column \"{name}\"", table.id)))?;
+    Ok(OperandKind::Column {
+        index,
+        name,
+        sql_type: table.columns[index].sql_type,
+    })
 }
 
 fn value_operand(value: &Value) -> Result<OperandKind, Invalid> {
@@ -105,11 +131,13 @@ fn value_operand(value: &Value) -> Result<OperandKind, Invalid> {
         Value::Null => Ok(OperandKind::Null),
         Value::Boolean(value) => Ok(OperandKind::Bool(*value)),
         Value::Number(text, false) => number(text).map(OperandKind::Number),
-        Value::SingleQuotedString(text) if text.contains('\0') => {
-            Err(Invalid("a string contains the character NUL, which PostgreSQL cannot hold".to_owned()))
-        }
+        Value::SingleQuotedString(text) if text.contains('\0') => Err(Invalid(
+            "a string contains the character NUL, which PostgreSQL cannot hold".to_owned(),
+        )),
         Value::SingleQuotedString(text) => Ok(OperandKind::String(text.clone())),
-        _ => Err(Invalid(format!("{value} is not a literal of the language: strings are written '…'"))),
+        _ => Err(Invalid(format!(
+            "{value} is not a literal of the language: strings are written '…'"
+        ))),
     }
 }
 
@@ -117,7 +145,11 @@ fn signed(operator: UnaryOperator, expression: &Expr) -> Result<String, Invalid>
     let sign = match operator {
         UnaryOperator::Minus => "-",
         UnaryOperator::Plus => "",
-        _ => return Err(Invalid(format!("operator {operator} is not in the language"))),
+        _ => {
+            return Err(Invalid(format!(
+                "operator {operator} is not in the language"
+            )));
+        }
     };
     match expression {
         Expr::Value(value) => match &value.value {
@@ -138,15 +170,24 @@ fn typed_literal(data_type: &DataType, text: &str) -> Result<OperandKind, Invali
     const PRECISION: u8 = 6;
     let (sql_type, value) = match data_type {
         DataType::Date => (SqlType::Date, literal::date(text)),
-        DataType::Time(None, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => {
-            (SqlType::Time { precision: PRECISION }, literal::time(text))
-        }
-        DataType::Timestamp(None, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => {
-            (SqlType::Timestamp { precision: PRECISION }, literal::timestamp(text))
-        }
-        DataType::Timestamp(None, TimezoneInfo::WithTimeZone | TimezoneInfo::Tz) => {
-            (SqlType::Timestamptz { precision: PRECISION }, literal::timestamptz(text))
-        }
+        DataType::Time(None, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => (
+            SqlType::Time {
+                precision: PRECISION,
+            },
+            literal::time(text),
+        ),
+        DataType::Timestamp(None, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => (
+            SqlType::Timestamp {
+                precision: PRECISION,
+            },
+            literal::timestamp(text),
+        ),
+        DataType::Timestamp(None, TimezoneInfo::WithTimeZone | TimezoneInfo::Tz) => (
+            SqlType::Timestamptz {
+                precision: PRECISION,
+            },
+            literal::timestamptz(text),
+        ),
         _ => {
             return Err(Invalid(format!(
                 "{data_type} '{text}': only DATE, TIME, TIMESTAMP and TIMESTAMP WITH TIME ZONE stand before a string"
@@ -160,14 +201,105 @@ fn typed_literal(data_type: &DataType, text: &str) -> Result<OperandKind, Invali
 /// Words that PostgreSQL does not take as a column's name without quotes: the reserved ones and
 /// those reserved except as functions or types (manual, appendix C).
 const RESERVED: &[&str] = &[
-    "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "authorization", "binary", "both",
-    "case", "cast", "check", "collate", "collation", "column", "concurrently", "constraint", "create", "cross",
-    "current_catalog", "current_date", "current_role", "current_schema", "current_time", "current_timestamp",
-    "current_user", "default", "deferrable", "desc", "distinct", "do", "else", "end", "except", "false", "fetch",
-    "for", "foreign", "freeze", "from", "full", "grant", "group", "having", "ilike", "in", "initially", "inner",
-    "intersect", "into", "is", "isnull", "join", "lateral", "leading", "left", "like", "limit", "localtime",
-    "localtimestamp", "natural", "not", "notnull", "null", "offset", "on", "only", "or", "order", "outer",
-    "overlaps", "placing", "primary", "references", "returning", "right", "select", "session_user", "similar",
-    "some", "symmetric", "system_user", "table", "tablesample", "then", "to", "trailing", "true", "union", "unique",
-    "user", "using", "variadic", "verbose", "when", "where", "window", "with",
+    "all",
+    "analyse",
+    "analyze",
+    "and",
+    "any",
+    "array",
+    "as",
+    "asc",
+    "asymmetric",
+    "authorization",
+    "binary",
+    "both",
+    "case",
+    "cast",
+    "check",
+    "collate",
+    "collation",
+    "column",
+    "concurrently",
+    "constraint",
+    "create",
+    "cross",
+    "current_catalog",
+    "current_date",
+    "current_role",
+    "current_schema",
+    "current_time",
+    "current_timestamp",
+    "current_user",
+    "default",
+    "deferrable",
+    "desc",
+    "distinct",
+    "do",
+    "else",
+    "end",
+    "except",
+    "false",
+    "fetch",
+    "for",
+    "foreign",
+    "freeze",
+    "from",
+    "full",
+    "grant",
+    "group",
+    "having",
+    "ilike",
+    "in",
+    "initially",
+    "inner",
+    "intersect",
+    "into",
+    "is",
+    "isnull",
+    "join",
+    "lateral",
+    "leading",
+    "left",
+    "like",
+    "limit",
+    "localtime",
+    "localtimestamp",
+    "natural",
+    "not",
+    "notnull",
+    "null",
+    "offset",
+    "on",
+    "only",
+    "or",
+    "order",
+    "outer",
+    "overlaps",
+    "placing",
+    "primary",
+    "references",
+    "returning",
+    "right",
+    "select",
+    "session_user",
+    "similar",
+    "some",
+    "symmetric",
+    "system_user",
+    "table",
+    "tablesample",
+    "then",
+    "to",
+    "trailing",
+    "true",
+    "union",
+    "unique",
+    "user",
+    "using",
+    "variadic",
+    "verbose",
+    "when",
+    "where",
+    "window",
+    "with",
 ];

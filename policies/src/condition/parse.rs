@@ -19,7 +19,10 @@ const TEXT_BYTES_MAX: usize = 16 * 1024;
 
 pub(super) fn parse(text: &str, table: &TableSchema) -> Result<Predicate, Invalid> {
     if text.len() > TEXT_BYTES_MAX {
-        return Err(Invalid(format!("the condition has {} bytes, more than {TEXT_BYTES_MAX}", text.len())));
+        return Err(Invalid(format!(
+            "the condition has {} bytes, more than {TEXT_BYTES_MAX}",
+            text.len()
+        )));
     }
     let dialect = PostgreSqlDialect {};
     let tokens = Tokenizer::new(&dialect, text)
@@ -28,7 +31,9 @@ pub(super) fn parse(text: &str, table: &TableSchema) -> Result<Predicate, Invali
     let is_comment = |token: &Token| {
         matches!(
             token,
-            Token::Whitespace(Whitespace::SingleLineComment { .. } | Whitespace::MultiLineComment(_))
+            Token::Whitespace(
+                Whitespace::SingleLineComment { .. } | Whitespace::MultiLineComment(_)
+            )
         )
     };
     if tokens.iter().any(is_comment) {
@@ -40,7 +45,9 @@ pub(super) fn parse(text: &str, table: &TableSchema) -> Result<Predicate, Invali
         .map_err(|error| Invalid(format!("the condition cannot be parsed: {error}")))?;
     let rest = parser.peek_token();
     if rest.token != Token::EOF {
-        return Err(Invalid(format!("the condition cannot be parsed: unexpected {rest}")));
+        return Err(Invalid(format!(
+            "the condition cannot be parsed: unexpected {rest}"
+        )));
     }
     predicate(&expression, table)
 }
@@ -48,21 +55,32 @@ pub(super) fn parse(text: &str, table: &TableSchema) -> Result<Predicate, Invali
 fn predicate(expression: &Expr, table: &TableSchema) -> Result<Predicate, Invalid> {
     match expression {
         Expr::Nested(inner) => predicate(inner, table),
-        Expr::BinaryOp { op: BinaryOperator::And, .. } => {
-            chain(expression, &BinaryOperator::And, table).map(Predicate::And)
-        }
-        Expr::BinaryOp { op: BinaryOperator::Or, .. } => {
-            chain(expression, &BinaryOperator::Or, table).map(Predicate::Or)
-        }
+        Expr::BinaryOp {
+            op: BinaryOperator::And,
+            ..
+        } => chain(expression, &BinaryOperator::And, table).map(Predicate::And),
+        Expr::BinaryOp {
+            op: BinaryOperator::Or,
+            ..
+        } => chain(expression, &BinaryOperator::Or, table).map(Predicate::Or),
         Expr::BinaryOp { left, op, right } => {
             let operator = operator(op)?;
-            compare(&Operand::read(left, table)?, operator, &Operand::read(right, table)?)
+            compare(
+                &Operand::read(left, table)?,
+                operator,
+                &Operand::read(right, table)?,
+            )
         }
-        Expr::UnaryOp { op: UnaryOperator::Not, expr } => {
-            predicate(expr, table).map(|inner| Predicate::Not(Box::new(inner)))
-        }
+        Expr::UnaryOp {
+            op: UnaryOperator::Not,
+            expr,
+        } => predicate(expr, table).map(|inner| Predicate::Not(Box::new(inner))),
         Expr::Identifier(identifier) => match column(identifier, table)? {
-            OperandKind::Column { index, sql_type: SqlType::Bool, .. } => Ok(Predicate::Flag(index)),
+            OperandKind::Column {
+                index,
+                sql_type: SqlType::Bool,
+                ..
+            } => Ok(Predicate::Flag(index)),
             OperandKind::Column { name, sql_type, .. } => Err(Invalid(format!(
                 "column \"{name}\" ({sql_type}) is not a condition by itself: only a boolean column is"
             ))),
@@ -73,21 +91,50 @@ fn predicate(expression: &Expr, table: &TableSchema) -> Result<Predicate, Invali
             let index = column_index(inner, table)?;
             Ok(Predicate::Not(Box::new(Predicate::IsNull(index))))
         }
-        Expr::Between { expr, negated, low, high } => {
+        Expr::Between {
+            expr,
+            negated,
+            low,
+            high,
+        } => {
             let operand = Operand::read(expr, table)?;
-            let low = compare(&operand, Operator::GreaterOrEqual, &Operand::read(low, table)?)?;
-            let high = compare(&operand, Operator::LessOrEqual, &Operand::read(high, table)?)?;
+            let low = compare(
+                &operand,
+                Operator::GreaterOrEqual,
+                &Operand::read(low, table)?,
+            )?;
+            let high = compare(
+                &operand,
+                Operator::LessOrEqual,
+                &Operand::read(high, table)?,
+            )?;
             Ok(negate_if(*negated, Predicate::And(vec![low, high])))
         }
-        Expr::InList { expr, list, negated } => {
+        Expr::InList {
+            expr,
+            list,
+            negated,
+        } => {
             let operand = Operand::read(expr, table)?;
-            let items = list.iter().map(|item| Operand::read(item, table)).collect::<Result<_, _>>()?;
+            let items = list
+                .iter()
+                .map(|item| Operand::read(item, table))
+                .collect::<Result<_, _>>()?;
             Ok(negate_if(*negated, in_list(&operand, items)?))
         }
-        Expr::Like { negated, any: false, expr, pattern, escape_char } => {
+        Expr::Like {
+            negated,
+            any: false,
+            expr,
+            pattern,
+            escape_char,
+        } => {
             let operand = Operand::read(expr, table)?;
             let pattern = Operand::read(pattern, table)?;
-            Ok(negate_if(*negated, like(&operand, &pattern, escape_char.as_deref())?))
+            Ok(negate_if(
+                *negated,
+                like(&operand, &pattern, escape_char.as_deref())?,
+            ))
         }
         _ => Err(Invalid(format!(
             "{expression} is not in the language of conditions: = <> < <= > >= IN BETWEEN LIKE IS [NOT] NULL AND OR NOT"
@@ -96,11 +143,19 @@ fn predicate(expression: &Expr, table: &TableSchema) -> Result<Predicate, Invali
 }
 
 fn negate_if(negated: bool, predicate: Predicate) -> Predicate {
-    if negated { Predicate::Not(Box::new(predicate)) } else { predicate }
+    if negated {
+        Predicate::Not(Box::new(predicate))
+    } else {
+        predicate
+    }
 }
 
 /// Takes a chain `a AND b AND c`, which the parser nests to the left, apart without recursion.
-fn chain(expression: &Expr, chained: &BinaryOperator, table: &TableSchema) -> Result<Vec<Predicate>, Invalid> {
+fn chain(
+    expression: &Expr,
+    chained: &BinaryOperator,
+    table: &TableSchema,
+) -> Result<Vec<Predicate>, Invalid> {
     let mut parts = Vec::new();
     let mut rest = expression;
     while let Expr::BinaryOp { left, op, right } = rest
@@ -122,7 +177,9 @@ fn operator(operator: &BinaryOperator) -> Result<Operator, Invalid> {
         BinaryOperator::LtEq => Ok(Operator::LessOrEqual),
         BinaryOperator::Gt => Ok(Operator::Greater),
         BinaryOperator::GtEq => Ok(Operator::GreaterOrEqual),
-        _ => Err(Invalid(format!("operator {operator} is not in the language of conditions"))),
+        _ => Err(Invalid(format!(
+            "operator {operator} is not in the language of conditions"
+        ))),
     }
 }
 
@@ -147,7 +204,8 @@ fn compare(left: &Operand, operator: Operator, right: &Operand) -> Result<Predic
         (Some(kind), None) | (None, Some(kind)) => (kind, kind),
         (None, None) => unreachable!("one of them is a column"),
     };
-    let domain = typing::domain(left_kind, right_kind).ok_or_else(|| cannot_compare(left, right))?;
+    let domain =
+        typing::domain(left_kind, right_kind).ok_or_else(|| cannot_compare(left, right))?;
     let texts = [left_kind, right_kind]
         .iter()
         .all(|kind| matches!(kind, Kind::Text | Kind::Varchar | Kind::Bpchar));
@@ -171,25 +229,37 @@ fn compare(left: &Operand, operator: Operator, right: &Operand) -> Result<Predic
 }
 
 fn cannot_compare(left: &Operand, right: &Operand) -> Invalid {
-    let is = |operand: &Operand, kinds: &[Kind]| typing::kind(operand).is_some_and(|kind| kinds.contains(&kind));
+    let is = |operand: &Operand, kinds: &[Kind]| {
+        typing::kind(operand).is_some_and(|kind| kinds.contains(&kind))
+    };
     let json = [Kind::Json, Kind::Jsonb];
     let zoned = [Kind::Timestamptz];
     let why = if is(left, &json) || is(right, &json) {
         ": JSON can only be asked whether it IS NULL"
-    } else if is(left, &zoned) != is(right, &zoned) && is(left, &DATE_LIKE) && is(right, &DATE_LIKE) {
+    } else if is(left, &zoned) != is(right, &zoned) && is(left, &DATE_LIKE) && is(right, &DATE_LIKE)
+    {
         ": the result would depend on a session's time zone"
     } else {
         ""
     };
-    Invalid(format!("{} and {} cannot be compared{why}", left.describe(), right.describe()))
+    Invalid(format!(
+        "{} and {} cannot be compared{why}",
+        left.describe(),
+        right.describe()
+    ))
 }
 
 const DATE_LIKE: [Kind; 3] = [Kind::Date, Kind::Timestamp, Kind::Timestamptz];
 
 /// `IN`: the literals in their common type if there are at least two, everything else one by one.
 fn in_list(left: &Operand, items: Vec<Operand>) -> Result<Predicate, Invalid> {
-    let Some(left_kind) = typing::kind(left).filter(|_| matches!(left.kind, OperandKind::Column { .. })) else {
-        return Err(Invalid(format!("{}: IN needs a column on its left side", left.describe())));
+    let Some(left_kind) =
+        typing::kind(left).filter(|_| matches!(left.kind, OperandKind::Column { .. }))
+    else {
+        return Err(Invalid(format!(
+            "{}: IN needs a column on its left side",
+            left.describe()
+        )));
     };
     let (columns, literals): (Vec<Operand>, Vec<Operand>) = items
         .into_iter()
@@ -207,9 +277,14 @@ fn in_list(left: &Operand, items: Vec<Operand>) -> Result<Predicate, Invalid> {
     Ok(Predicate::Or(alternatives))
 }
 
-fn in_literals(left: &Operand, left_kind: Kind, literals: &[Operand]) -> Result<Predicate, Invalid> {
+fn in_literals(
+    left: &Operand,
+    left_kind: Kind,
+    literals: &[Operand],
+) -> Result<Predicate, Invalid> {
     let common = typing::common(left_kind, literals);
-    let domain = typing::domain(left_kind, common).ok_or_else(|| cannot_compare(left, &literals[0]))?;
+    let domain =
+        typing::domain(left_kind, common).ok_or_else(|| cannot_compare(left, &literals[0]))?;
     let mut list = Vec::with_capacity(literals.len());
     let mut or_null = false;
     for item in literals {
@@ -233,21 +308,45 @@ fn in_literals(left: &Operand, left_kind: Kind, literals: &[Operand]) -> Result<
 }
 
 fn like(operand: &Operand, pattern: &Operand, escape: Option<&Expr>) -> Result<Predicate, Invalid> {
-    let OperandKind::Column { index, sql_type, .. } = operand.kind else {
-        return Err(Invalid(format!("{}: LIKE needs a column on its left side", operand.describe())));
+    let OperandKind::Column {
+        index, sql_type, ..
+    } = operand.kind
+    else {
+        return Err(Invalid(format!(
+            "{}: LIKE needs a column on its left side",
+            operand.describe()
+        )));
     };
     let kind = Kind::of(sql_type);
-    if !matches!(kind, Kind::Text | Kind::Varchar | Kind::Bpchar | Kind::Bytea) {
-        return Err(Invalid(format!("{} cannot be compared by LIKE", operand.describe())));
+    if !matches!(
+        kind,
+        Kind::Text | Kind::Varchar | Kind::Bpchar | Kind::Bytea
+    ) {
+        return Err(Invalid(format!(
+            "{} cannot be compared by LIKE",
+            operand.describe()
+        )));
     }
     let escape = match escape {
         None => Escape::Character('\\'),
-        Some(expression) => escape_character(expression, kind)?,
+        // PostgreSQL then takes the pattern for text, and bytea LIKE text does not exist.
+        Some(_) if kind == Kind::Bytea => {
+            return Err(Invalid(format!(
+                "{}: LIKE has no ESCAPE for bytea",
+                operand.describe()
+            )));
+        }
+        Some(expression) => escape_character(expression)?,
     };
     let pattern = match &pattern.kind {
         OperandKind::Null => return Ok(Predicate::Unknown),
         OperandKind::String(text) => text,
-        _ => return Err(Invalid(format!("{}: a LIKE pattern is a string", pattern.describe()))),
+        _ => {
+            return Err(Invalid(format!(
+                "{}: a LIKE pattern is a string",
+                pattern.describe()
+            )));
+        }
     };
     let pattern = if kind == Kind::Bytea {
         let bytes = literal::bytea(pattern).map_err(|error| Invalid(error.to_string()))?;
@@ -255,22 +354,25 @@ fn like(operand: &Operand, pattern: &Operand, escape: Option<&Expr>) -> Result<P
     } else {
         Pattern::text(pattern, escape)?
     };
-    Ok(Predicate::Like { column: index, pattern })
+    Ok(Predicate::Like {
+        column: index,
+        pattern,
+    })
 }
 
-fn escape_character(expression: &Expr, kind: Kind) -> Result<Escape, Invalid> {
-    let invalid = || Invalid(format!("ESCAPE {expression}: the escape is one character or none, in quotes"));
+fn escape_character(expression: &Expr) -> Result<Escape, Invalid> {
+    let invalid = || {
+        Invalid(format!(
+            "ESCAPE {expression}: the escape is one character or none, in quotes"
+        ))
+    };
     let Expr::Value(value) = expression else {
         return Err(invalid());
     };
     let Value::SingleQuotedString(text) = &value.value else {
         return Err(invalid());
     };
-    let mut characters: Vec<char> = text.chars().collect();
-    if kind == Kind::Bytea {
-        let bytes = literal::bytea(text).map_err(|_| invalid())?;
-        characters = bytes.into_iter().map(char::from).collect();
-    }
+    let characters: Vec<char> = text.chars().collect();
     match characters.as_slice() {
         [] => Ok(Escape::None),
         [character] => Ok(Escape::Character(*character)),

@@ -30,10 +30,7 @@ pub(super) enum Domain {
 /// A side of a comparison.
 #[derive(Clone, Debug)]
 pub(super) enum Term {
-    Column {
-        index: usize,
-        form: Form,
-    },
+    Column { index: usize, form: Form },
     Constant(Constant),
 }
 
@@ -102,18 +99,25 @@ fn load(cell: Cell<'_>, form: Form, domain: Domain) -> Option<Value<'_>> {
         (Domain::Float4, Cell::Float4(value)) => Some(Value::Float4(value)),
         (Domain::Float8, Cell::Float4(value)) => Some(Value::Float8(f64::from(value))),
         (Domain::Float8, Cell::Float8(value)) => Some(Value::Float8(value)),
-        #[expect(clippy::cast_precision_loss, reason = "PostgreSQL's cast from bigint rounds alike")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "PostgreSQL's cast from bigint rounds alike"
+        )]
         (Domain::Float8, Cell::Int(value)) => Some(Value::Float8(value as f64)),
         (Domain::Float8, Cell::Numeric(value)) => {
             let mut text = String::new();
             decimal::write(value, &mut text);
             crate::literal::float8(&text).ok().map(Value::Float8)
         }
-        (Domain::Text, Cell::Text(text)) if form == Form::Bpchar => Some(Value::Bytes(trimmed(text.as_bytes()))),
+        (Domain::Text, Cell::Text(text)) if form == Form::Bpchar => {
+            Some(Value::Bytes(trimmed(text.as_bytes())))
+        }
         (Domain::Text, Cell::Text(text)) => Some(Value::Bytes(text.as_bytes())),
         (Domain::Bpchar, Cell::Text(text)) => Some(Value::Bytes(trimmed(text.as_bytes()))),
         (Domain::Bytes, Cell::Bytes(bytes)) => Some(Value::Bytes(bytes)),
-        (Domain::Moment, Cell::Int(value)) => Some(Value::Moment(moment(value, form == Form::Date))),
+        (Domain::Moment, Cell::Int(value)) => {
+            Some(Value::Moment(moment(value, form == Form::Date)))
+        }
         _ => None,
     }
 }
@@ -131,7 +135,10 @@ pub(super) fn moment(value: i64, is_date: bool) -> i128 {
 
 /// Returns text without its trailing blanks.
 pub(super) fn trimmed(text: &[u8]) -> &[u8] {
-    let end = text.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
+    let end = text
+        .iter()
+        .rposition(|byte| *byte != b' ')
+        .map_or(0, |last| last + 1);
     &text[..end]
 }
 
@@ -158,12 +165,18 @@ impl Value<'_> {
         match (self, other) {
             (Self::Bool(left), Value::Bool(right)) => left.cmp(right),
             (Self::Integer(left), Value::Integer(right)) => left.cmp(right),
-            (Self::Float4(left), Value::Float4(right)) => floats(f64::from(*left), f64::from(*right)),
+            (Self::Float4(left), Value::Float4(right)) => {
+                floats(f64::from(*left), f64::from(*right))
+            }
             (Self::Float8(left), Value::Float8(right)) => floats(*left, *right),
             (Self::Bytes(left), Value::Bytes(right)) => left.cmp(right),
             (Self::Moment(left), Value::Moment(right)) => left.cmp(right),
-            (Self::Integer(left), Value::Exact(right)) => decimal::compare(integer(&left.to_be_bytes()), *right),
-            (Self::Exact(left), Value::Integer(right)) => decimal::compare(*left, integer(&right.to_be_bytes())),
+            (Self::Integer(left), Value::Exact(right)) => {
+                decimal::compare(integer(&left.to_be_bytes()), *right)
+            }
+            (Self::Exact(left), Value::Integer(right)) => {
+                decimal::compare(*left, integer(&right.to_be_bytes()))
+            }
             (Self::Exact(left), Value::Exact(right)) => decimal::compare(*left, *right),
             (left, right) => left.exact_rank().cmp(&right.exact_rank()),
         }
@@ -181,7 +194,10 @@ impl Value<'_> {
 }
 
 fn integer(bytes: &[u8; 8]) -> Numeric<'_> {
-    Numeric { unscaled: bytes, scale: 0 }
+    Numeric {
+        unscaled: bytes,
+        scale: 0,
+    }
 }
 
 /// PostgreSQL's order of floats: NaN equals NaN and lies above everything; -0 equals 0.

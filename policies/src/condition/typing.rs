@@ -12,6 +12,7 @@
 //! - `IN` with at least two literals first finds a common type of the left side and all literals
 //!   (`transformAExprIn`), in which `real` absorbs numbers: `r IN (1.1, 2.2)` is TRUE for a `real` 1.1.
 
+use hutong_schemas::cell::{NEGATIVE_INFINITY, POSITIVE_INFINITY};
 use hutong_schemas::sql_type::SqlType;
 
 use super::Invalid;
@@ -87,7 +88,9 @@ impl Kind {
 /// Returns the kind of an operand, or `None` if it follows from the other side.
 pub(super) fn kind(operand: &Operand) -> Option<Kind> {
     match &operand.kind {
-        OperandKind::Column { sql_type, .. } | OperandKind::Typed(sql_type, _) => Some(Kind::of(*sql_type)),
+        OperandKind::Column { sql_type, .. } | OperandKind::Typed(sql_type, _) => {
+            Some(Kind::of(*sql_type))
+        }
         OperandKind::Bool(_) => Some(Kind::Bool),
         OperandKind::Number(text) => Some(number_kind(text)),
         OperandKind::Null | OperandKind::String(_) => None,
@@ -114,7 +117,11 @@ pub(super) fn domain(left: Kind, right: Kind) -> Option<Domain> {
     }
     if left.is_text() && right.is_text() {
         let both = |kind| left == kind || right == kind;
-        return Some(if both(Kind::Bpchar) && !both(Kind::Text) { Domain::Bpchar } else { Domain::Text });
+        return Some(if both(Kind::Bpchar) && !both(Kind::Text) {
+            Domain::Bpchar
+        } else {
+            Domain::Text
+        });
     }
     match (left, right) {
         (Kind::Bool, Kind::Bool) => Some(Domain::Bool),
@@ -149,13 +156,18 @@ pub(super) fn common(left: Kind, literals: &[Operand]) -> Kind {
 /// Makes the run-time form of an operand. `kind` is its own, or what it was resolved to.
 pub(super) fn term(operand: &Operand, kind: Kind, domain: Domain) -> Result<Term, Invalid> {
     match &operand.kind {
-        OperandKind::Column { index, sql_type, .. } => {
+        OperandKind::Column {
+            index, sql_type, ..
+        } => {
             let form = match Kind::of(*sql_type) {
                 Kind::Bpchar => Form::Bpchar,
                 Kind::Date => Form::Date,
                 _ => Form::Plain,
             };
-            Ok(Term::Column { index: *index, form })
+            Ok(Term::Column {
+                index: *index,
+                form,
+            })
         }
         _ => constant(operand, kind, domain).map(Term::Constant),
     }
@@ -166,6 +178,13 @@ pub(super) fn constant(operand: &Operand, kind: Kind, domain: Domain) -> Result<
     let invalid = |error: literal::Invalid| Invalid(error.to_string());
     match &operand.kind {
         OperandKind::Bool(value) => Ok(Constant::Bool(*value)),
+        OperandKind::Typed(SqlType::Date, days) if kind == Kind::Timestamp => {
+            let cast = midnight(*days)?;
+            Ok(match domain {
+                Domain::Moment => Constant::Moment(moment(cast, false)),
+                _ => Constant::Int(cast),
+            })
+        }
         OperandKind::Typed(sql_type, value) => Ok(match domain {
             Domain::Moment => Constant::Moment(moment(*value, *sql_type == SqlType::Date)),
             _ => Constant::Int(*value),
@@ -180,6 +199,15 @@ pub(super) fn constant(operand: &Operand, kind: Kind, domain: Domain) -> Result<
             Err(Invalid(format!("{} is not a literal", operand.describe())))
         }
     }
+}
+
+/// Casts a date to a timestamp, as among the literals of an `IN` that has both.
+fn midnight(days: i64) -> Result<i64, Invalid> {
+    if matches!(days, POSITIVE_INFINITY | NEGATIVE_INFINITY) {
+        return Ok(days);
+    }
+    let micros = days.checked_mul(86_400_000_000);
+    micros.ok_or_else(|| Invalid("a date lies beyond the range of timestamps".to_owned()))
 }
 
 /// Reads a string as a value of a kind, then takes it to the domain.
@@ -213,7 +241,9 @@ fn string(text: &str, kind: Kind, domain: Domain) -> Result<Constant, literal::I
         Kind::Text | Kind::Varchar if domain == Domain::Bpchar => {
             Ok(Constant::Bytes(trimmed(text.as_bytes()).to_vec()))
         }
-        Kind::Text | Kind::Varchar | Kind::Json | Kind::Jsonb => Ok(Constant::Bytes(text.as_bytes().to_vec())),
+        Kind::Text | Kind::Varchar | Kind::Json | Kind::Jsonb => {
+            Ok(Constant::Bytes(text.as_bytes().to_vec()))
+        }
         Kind::Uuid => literal::uuid(text).map(|text| Constant::Bytes(text.into_bytes())),
         Kind::Bytea => literal::bytea(text).map(Constant::Bytes),
         Kind::Date => literal::date(text).map(|value| moment_or_int(value, true)),

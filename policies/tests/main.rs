@@ -1,0 +1,9 @@
+//! Conditions and masks against PostgreSQL itself: the same text over the same rows.
+//!
+//! The server is named by `HUTONG_TEST_POSTGRES`. `HUTONG_TEST_SEED` repeats a run.
+
+mod conditions;
+mod documents;
+mod masks;
+mod rows;
+mod server;
