@@ -2,12 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use rdkafka::admin::{
+    AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication, TopicResult,
+};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde::{Deserialize, Serialize};
 
-use crate::config::KafkaConfig;
-use crate::error::Error;
+use crate::config::{ClientKind, KafkaConfig};
+use crate::error::{Error, Failure};
 use crate::names::{Cluster, POSITION_PARTITIONS, STATUS_PARTITIONS, TASK_PARTITIONS};
+use crate::native::access::{self, Target};
+use crate::native::log::Logged;
+use crate::native::topics;
+use crate::reader::fetching::{self, blocking, operation};
 
 /// What identifies a topic for as long as it lives: another one of the same name has another id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -155,13 +165,48 @@ pub enum Isolation {
     ReadUncommitted,
 }
 
-/// Creates, checks and deletes topics, and grants access to them.
-#[derive(Clone, Debug)]
+/// How long a request may take.
+const REQUEST: Duration = Duration::from_secs(10);
+
+/// How long a new topic may take until its partitions have leaders.
+const SETTLE: Duration = Duration::from_secs(15);
+
+/// How often it is looked whether it has settled.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Creates, checks and deletes topics, and grants access to them. Cheap to clone.
+#[derive(Clone)]
 pub struct Admin {
     config: KafkaConfig,
+    client: Arc<Closing>,
 }
 
-#[expect(clippy::unused_async, reason = "bodies follow")]
+/// Closing a client blocks, so it is done on a thread of its own.
+struct Closing(Option<AdminClient<Logged>>);
+
+impl Closing {
+    fn client(&self) -> &AdminClient<Logged> {
+        self.0.as_ref().expect("it is taken by drop only")
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let client = self.0.take();
+        // Without a thread it blocks here, which is better than not at all.
+        let closing = std::thread::Builder::new().name("hutong-closing".to_owned());
+        let _ = closing.spawn(move || drop(client));
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Admin {
     /// Makes an administrative client. It connects when it is first used.
     ///
@@ -169,19 +214,117 @@ impl Admin {
     ///
     /// Definite: the properties make no client.
     pub fn new(config: &KafkaConfig) -> Result<Self, Error> {
+        let mut client = config.client(&[], ClientKind::Admin);
+        client.remove("allow.auto.create.topics");
+        let client = client
+            .create_with_context(Logged)
+            .map_err(|error| Error::Client(Failure::from(error)))?;
         Ok(Self {
             config: config.clone(),
+            client: Arc::new(Closing(Some(client))),
         })
     }
 
-    /// Creates the topic if it is missing, and checks it if it is there.
+    /// Creates the topic if it is missing, and checks it if it is there. Returns when it can be used.
     ///
     /// # Errors
     ///
-    /// Definite: it is there with other partitions, cleanup policy or a smaller size limit.
+    /// Definite: it is there with other partitions, another cleanup policy or kind of timestamp, or
+    /// a smaller limit of size ([`Error::TopicMismatch`]); or a right is missing. Else transient.
     pub async fn ensure_topic(&self, spec: &TopicSpec) -> Result<TopicInfo, Error> {
-        let _ = (&self.config, spec);
-        Err(Error::NoAuthorizer)
+        if let Some(info) = self.topic(&spec.name).await? {
+            self.check_topic(spec, &info).await?;
+            return Ok(info);
+        }
+        let mut topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(-1));
+        for (name, value) in &spec.config {
+            topic = topic.set(name, value);
+        }
+        let created = self
+            .client
+            .client()
+            .create_topics([&topic], &options())
+            .await;
+        match single(created) {
+            Ok(()) => {}
+            // Somebody else was faster.
+            Err(failure) if failure.code == RDKafkaErrorCode::TopicAlreadyExists => {}
+            Err(failure) => return Err(operation("create topic", &spec.name, failure)),
+        }
+        let info = self.settled(&spec.name).await?;
+        self.check_topic(spec, &info).await?;
+        Ok(info)
+    }
+
+    /// Waits until all partitions of a new topic have leaders.
+    async fn settled(&self, name: &str) -> Result<TopicInfo, Error> {
+        let deadline = Instant::now() + SETTLE;
+        loop {
+            if let Some(info) = self.topic(name).await? {
+                match self.end_offsets(name, Isolation::ReadUncommitted).await {
+                    Ok(ends) if ends.len() == usize::try_from(info.partitions).unwrap_or(0) => {
+                        return Ok(info);
+                    }
+                    Ok(_) | Err(_) if Instant::now() < deadline => {}
+                    Ok(_) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::TimedOut {
+                    operation: "create topic",
+                    subject: name.to_owned(),
+                    after: SETTLE,
+                });
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn check_topic(&self, spec: &TopicSpec, info: &TopicInfo) -> Result<(), Error> {
+        let mismatch = |property: &str, found: &str, wanted: &str| {
+            Err(Error::TopicMismatch {
+                topic: spec.name.clone(),
+                property: property.to_owned(),
+                found: found.to_owned(),
+                wanted: wanted.to_owned(),
+            })
+        };
+        if info.partitions != spec.partitions {
+            let found = info.partitions.to_string();
+            return mismatch("partitions", &found, &spec.partitions.to_string());
+        }
+        let found = self.topic_config(&spec.name).await?;
+        for (property, wanted) in &spec.config {
+            let found = found.get(property).map_or("", String::as_str);
+            let is_met = match property.as_str() {
+                "cleanup.policy" | "message.timestamp.type" => found == wanted,
+                "max.message.bytes" => at_least(found, wanted),
+                // The others bound time and space; whoever changed them had a reason.
+                _ => true,
+            };
+            if !is_met {
+                return mismatch(property, found, wanted);
+            }
+        }
+        Ok(())
+    }
+
+    async fn topic_config(&self, name: &str) -> Result<BTreeMap<String, String>, Error> {
+        let failed = |failure| operation("describe the configuration of topic", name, failure);
+        let topic = ResourceSpecifier::Topic(name);
+        let described = self.client.client().describe_configs([&topic], &options());
+        let described = described
+            .await
+            .map_err(|error| failed(Failure::from(error)))?;
+        let Some(resource) = described.into_iter().next() else {
+            return Err(failed(Failure::of(RDKafkaErrorCode::Fail)));
+        };
+        let resource = resource.map_err(|code| failed(Failure::of(code)))?;
+        let entries = resource.entries.into_iter();
+        Ok(entries
+            .filter_map(|entry| entry.value.map(|value| (entry.name, value)))
+            .collect())
     }
 
     /// Returns the topic, or `None` if there is none of this name.
@@ -190,18 +333,43 @@ impl Admin {
     ///
     /// Transient, or definite where the right to describe it is missing.
     pub async fn topic(&self, name: &str) -> Result<Option<TopicInfo>, Error> {
-        let _ = name;
-        Ok(None)
+        let name = name.to_owned();
+        let described = self
+            .ask(move |client| {
+                topics::describe(client, &name, REQUEST)
+                    .map_err(|failure| operation("describe topic", &name, failure))
+            })
+            .await?;
+        Ok(described.map(|described| TopicInfo {
+            id: TopicId(described.id),
+            partitions: described.partitions,
+        }))
     }
 
-    /// Deletes the topic and returns whether it was there.
+    /// Deletes the topic and returns whether it was there. Its records are gone when it returns; its
+    /// name may be known to brokers for a moment longer.
     ///
     /// # Errors
     ///
     /// Transient, or definite where the right is missing.
     pub async fn delete_topic(&self, name: &str) -> Result<bool, Error> {
-        let _ = name;
-        Ok(false)
+        let deleted = self
+            .client
+            .client()
+            .delete_topics(&[name], &options())
+            .await;
+        match single(deleted) {
+            Ok(()) => Ok(true),
+            Err(failure)
+                if matches!(
+                    failure.code,
+                    RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic
+                ) =>
+            {
+                Ok(false)
+            }
+            Err(failure) => Err(operation("delete topic", name, failure)),
+        }
     }
 
     /// Returns the end offset of each partition: the offset that the next record will have or, of
@@ -215,33 +383,75 @@ impl Admin {
         topic: &str,
         isolation: Isolation,
     ) -> Result<BTreeMap<i32, i64>, Error> {
-        let _ = (topic, isolation);
-        Ok(BTreeMap::new())
+        let info = self.topic(topic).await?;
+        let info = info.ok_or_else(|| Error::TopicMissing {
+            topic: topic.to_owned(),
+        })?;
+        let config = self.config.clone();
+        let topic = topic.to_owned();
+        blocking(move || {
+            let asking = fetching::consumer(&config, isolation, None)?;
+            let mut ends = BTreeMap::new();
+            for partition in 0..info.partitions {
+                let (_, end) = fetching::watermarks(&asking, &topic, partition)?;
+                ends.insert(partition, end);
+            }
+            Ok(ends)
+        })
+        .await
     }
 
-    /// Lets a principal (`User:name`) read a topic, literally, and use groups of a prefix.
+    /// Lets a principal (`User:name`) read a topic, of exactly this name, and use consumer groups
+    /// whose names begin so.
     ///
     /// # Errors
     ///
-    /// [`Error::NoAuthorizer`], or transient.
+    /// Definite: [`Error::NoAuthorizer`], a missing right. Else transient.
     pub async fn allow_read(
         &self,
         principal: &str,
         topic: &str,
         group_prefix: &str,
     ) -> Result<(), Error> {
-        let _ = (principal, topic, group_prefix);
-        Ok(())
+        let principal = principal.to_owned();
+        let topic = topic.to_owned();
+        let groups = group_prefix.to_owned();
+        self.ask(move |client| {
+            let targets = [Target::Topic(&topic), Target::Groups(&groups)];
+            access::allow_read(client, &principal, &targets, REQUEST)
+                .map_err(|failure| access_error("grant access to topic", &topic, failure))
+        })
+        .await
     }
 
     /// Takes every right of a principal on a topic away and returns how many entries there were.
+    /// Rights on groups stay: they show nothing.
     ///
     /// # Errors
     ///
-    /// [`Error::NoAuthorizer`], or transient.
+    /// Definite: [`Error::NoAuthorizer`], a missing right. Else transient.
     pub async fn revoke_read(&self, principal: &str, topic: &str) -> Result<usize, Error> {
-        let _ = (principal, topic);
-        Ok(0)
+        let principal = principal.to_owned();
+        let topic = topic.to_owned();
+        self.ask(move |client| {
+            access::revoke(client, &principal, Target::Topic(&topic), REQUEST)
+                .map_err(|failure| access_error("withdraw access to topic", &topic, failure))
+        })
+        .await
+    }
+
+    /// Returns who has a right on exactly this topic.
+    ///
+    /// # Errors
+    ///
+    /// Definite: [`Error::NoAuthorizer`], a missing right. Else transient.
+    pub async fn readers(&self, topic: &str) -> Result<Vec<String>, Error> {
+        let topic = topic.to_owned();
+        self.ask(move |client| {
+            access::principals(client, Some(Target::Topic(&topic)), REQUEST)
+                .map_err(|failure| access_error("list access to topic", &topic, failure))
+        })
+        .await
     }
 
     /// Returns whether the cluster keeps access lists at all.
@@ -250,6 +460,54 @@ impl Admin {
     ///
     /// Transient, or definite where the right to describe them is missing.
     pub async fn has_authorizer(&self) -> Result<bool, Error> {
-        Ok(false)
+        let found = self.ask(|client| {
+            access::principals(client, None, REQUEST)
+                .map_err(|failure| access_error("list access to", "the cluster", failure))
+        });
+        match found.await {
+            Ok(_) => Ok(true),
+            Err(Error::NoAuthorizer) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Runs a call that blocks, on a thread for that.
+    async fn ask<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&rdkafka::client::Client<Logged>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let client = Arc::clone(&self.client);
+        blocking(move || call(client.client().inner())).await
+    }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new()
+        .request_timeout(Some(REQUEST))
+        .operation_timeout(Some(REQUEST))
+}
+
+/// Takes the answer about the one topic that was asked for.
+fn single(answer: Result<Vec<TopicResult>, KafkaError>) -> Result<(), Failure> {
+    match answer.map_err(Failure::from)?.into_iter().next() {
+        Some(Ok(_)) => Ok(()),
+        Some(Err((_, code))) => Err(Failure::of(code)),
+        None => Err(Failure::of(RDKafkaErrorCode::Fail)),
+    }
+}
+
+fn access_error(verb: &'static str, topic: &str, failure: Failure) -> Error {
+    if failure.code == RDKafkaErrorCode::SecurityDisabled {
+        Error::NoAuthorizer
+    } else {
+        operation(verb, topic, failure)
+    }
+}
+
+fn at_least(found: &str, wanted: &str) -> bool {
+    let number = |text: &str| text.parse::<u64>().ok();
+    match (number(found), number(wanted)) {
+        (Some(found), Some(wanted)) => found >= wanted,
+        _ => false,
     }
 }

@@ -281,6 +281,11 @@ impl From<KafkaError> for Failure {
     }
 }
 
+/// Whether a code tells that this client's place was taken, or that the broker gave it up.
+pub(crate) fn is_fencing(code: RDKafkaErrorCode) -> bool {
+    class_of(code) == Class::Fenced
+}
+
 /// The class of each code of librdkafka 2.12, local ones (negative) and the broker's.
 ///
 /// Codes from outside that a later release adds are transient: a wrong retry is cheap and visible,

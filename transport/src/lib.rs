@@ -14,6 +14,7 @@ pub mod names;
 pub mod record;
 
 pub mod admin;
+#[cfg(debug_assertions)]
 pub mod faults;
 pub mod group;
 pub mod producer;

@@ -1,0 +1,197 @@
+//! Topic ids, which the wrapper's administrative client does not know.
+
+use std::ffi::{CString, c_char, c_int};
+use std::ptr::NonNull;
+use std::time::{Duration, Instant};
+
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka_sys as sys;
+
+use super::{copy_failure, text};
+use crate::error::Failure;
+
+/// A queue of our own, for the answer to one request.
+pub(super) struct AnswerQueue(NonNull<sys::rd_kafka_queue_t>);
+
+impl AnswerQueue {
+    /// # Safety
+    ///
+    /// `client` is valid and outlives the queue.
+    pub(super) unsafe fn new(client: *mut sys::rd_kafka_t) -> Self {
+        // SAFETY: the caller vouches for the client; the function never returns null.
+        let queue = unsafe { sys::rd_kafka_queue_new(client) };
+        Self(NonNull::new(queue).expect("rd_kafka_queue_new aborts rather than return null"))
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::rd_kafka_queue_t {
+        self.0.as_ptr()
+    }
+
+    /// Waits for the answer; errors of the request as a whole are failures.
+    pub(super) fn wait(&self, timeout: Duration) -> Result<Answer, Failure> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left_ms = c_int::try_from(left.as_millis()).unwrap_or(c_int::MAX);
+            // SAFETY: the queue is valid until drop; the event is ours or null.
+            let event = unsafe { sys::rd_kafka_queue_poll(self.as_ptr(), left_ms) };
+            let Some(event) = NonNull::new(event) else {
+                return Err(Failure::of(RDKafkaErrorCode::OperationTimedOut));
+            };
+            let answer = Answer(event);
+            // SAFETY: the event is valid until dropped.
+            let (code, message) = unsafe {
+                (
+                    RDKafkaErrorCode::from(sys::rd_kafka_event_error(event.as_ptr())),
+                    text(sys::rd_kafka_event_error_string(event.as_ptr())),
+                )
+            };
+            return if code == RDKafkaErrorCode::NoError {
+                Ok(answer)
+            } else {
+                Err(Failure::described(code, message))
+            };
+        }
+    }
+}
+
+impl Drop for AnswerQueue {
+    fn drop(&mut self) {
+        // SAFETY: ours, given back once. A late answer is dropped with it.
+        unsafe { sys::rd_kafka_queue_destroy(self.as_ptr()) };
+    }
+}
+
+/// The event that carries an answer.
+pub(super) struct Answer(NonNull<sys::rd_kafka_event_t>);
+
+impl Answer {
+    pub(super) fn as_ptr(&self) -> *mut sys::rd_kafka_event_t {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        // SAFETY: ours, given back once.
+        unsafe { sys::rd_kafka_event_destroy(self.as_ptr()) };
+    }
+}
+
+/// Options with a timeout for one kind of request.
+pub(super) struct Options(NonNull<sys::rd_kafka_AdminOptions_t>);
+
+impl Options {
+    /// # Safety
+    ///
+    /// `client` is valid and outlives the options.
+    pub(super) unsafe fn new(
+        client: *mut sys::rd_kafka_t,
+        operation: sys::rd_kafka_admin_op_t,
+        timeout: Duration,
+    ) -> Self {
+        let timeout_ms = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+        let mut reason: [c_char; 128] = [0; 128];
+        // SAFETY: the caller vouches for the client; the reason stays within its buffer. A timeout
+        // that librdkafka does not like leaves its own default, which is one minute.
+        unsafe {
+            let options = sys::rd_kafka_AdminOptions_new(client, operation);
+            sys::rd_kafka_AdminOptions_set_request_timeout(
+                options,
+                timeout_ms,
+                reason.as_mut_ptr(),
+                reason.len(),
+            );
+            Self(NonNull::new(options).expect("the kind of request is one that librdkafka knows"))
+        }
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::rd_kafka_AdminOptions_t {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for Options {
+    fn drop(&mut self) {
+        // SAFETY: ours, given back once.
+        unsafe { sys::rd_kafka_AdminOptions_destroy(self.as_ptr()) };
+    }
+}
+
+/// A topic's id, as Kafka's own tools print it, and its number of partitions.
+#[derive(Clone, Debug)]
+pub(crate) struct Described {
+    pub(crate) id: String,
+    pub(crate) partitions: i32,
+}
+
+/// Asks for one topic; `None` if there is none of this name. Blocks up to `timeout`.
+///
+/// # Safety
+///
+/// `client` is valid during the call.
+unsafe fn describe_raw(
+    client: *mut sys::rd_kafka_t,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Option<Described>, Failure> {
+    let name = CString::new(topic).map_err(|_| Failure::of(RDKafkaErrorCode::InvalidTopic))?;
+    // SAFETY: the client is valid during the call; collection, options and queue are freed after
+    // their last use; what the answer lends is copied while the answer lives.
+    unsafe {
+        let queue = AnswerQueue::new(client);
+        let options = Options::new(
+            client,
+            sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
+            timeout,
+        );
+        let mut names = [name.as_ptr()];
+        let topics = sys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
+        sys::rd_kafka_DescribeTopics(client, topics, options.as_ptr(), queue.as_ptr());
+        sys::rd_kafka_TopicCollection_destroy(topics);
+        // The request's own timeout fires first and says more than ours.
+        let answer = queue.wait(timeout + Duration::from_secs(1))?;
+        let result = sys::rd_kafka_event_DescribeTopics_result(answer.as_ptr());
+        if result.is_null() {
+            return Err(Failure::of(RDKafkaErrorCode::Fail));
+        }
+        let mut count = 0;
+        let found = sys::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
+        if found.is_null() || count == 0 {
+            return Ok(None);
+        }
+        let description = *found;
+        match copy_failure(sys::rd_kafka_TopicDescription_error(description)) {
+            Some(failure)
+                if matches!(
+                    failure.code,
+                    RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic
+                ) =>
+            {
+                return Ok(None);
+            }
+            Some(failure) => return Err(failure),
+            None => {}
+        }
+        let mut partitions = 0;
+        sys::rd_kafka_TopicDescription_partitions(description, &raw mut partitions);
+        let id = sys::rd_kafka_TopicDescription_topic_id(description);
+        Ok(Some(Described {
+            // librdkafka writes the plain alphabet, Kafka's own tools that of URLs.
+            id: text(sys::rd_kafka_Uuid_base64str(id))
+                .replace('+', "-")
+                .replace('/', "_"),
+            partitions: i32::try_from(partitions).unwrap_or(i32::MAX),
+        }))
+    }
+}
+
+/// Asks for one topic through any client; `None` if there is none of this name. Blocks.
+pub(crate) fn describe<C: rdkafka::ClientContext>(
+    client: &rdkafka::client::Client<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Option<Described>, Failure> {
+    // SAFETY: the client is borrowed for the call.
+    unsafe { describe_raw(client.native_ptr(), topic, timeout) }
+}

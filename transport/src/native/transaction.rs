@@ -1,0 +1,227 @@
+//! The transactional producer's calls, with their whole answers, and producing without allocation.
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_int, c_void};
+use std::ptr;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
+use rdkafka_sys as sys;
+
+use super::{take_failure, text};
+use crate::error::Failure;
+
+/// A producer, its topic handles, and the calls of a transaction.
+pub(crate) struct NativeProducer<C: ProducerContext + 'static> {
+    /// Handles first: fields drop in this order, and a handle must go before its client.
+    topics: HashMap<Arc<str>, TopicHandle>,
+    producer: BaseProducer<C>,
+}
+
+struct TopicHandle(NonNull<sys::rd_kafka_topic_t>);
+
+// SAFETY: librdkafka's topic handles are counted references that any thread may use.
+unsafe impl Send for TopicHandle {}
+
+impl Drop for TopicHandle {
+    fn drop(&mut self) {
+        // SAFETY: our counted reference, given back once, before the client goes.
+        unsafe { sys::rd_kafka_topic_destroy(self.0.as_ptr()) };
+    }
+}
+
+/// A record to be produced.
+#[derive(Clone, Copy)]
+pub(crate) struct Outgoing<'a> {
+    pub(crate) partition: i32,
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
+    /// The value of the header [`crate::names::HEADER`].
+    pub(crate) header: Option<&'a [u8]>,
+}
+
+impl<C: ProducerContext + 'static> NativeProducer<C> {
+    pub(crate) fn new(producer: BaseProducer<C>) -> Self {
+        Self {
+            topics: HashMap::new(),
+            producer,
+        }
+    }
+
+    /// Returns the safe wrapper.
+    pub(crate) fn wrapped(&self) -> &BaseProducer<C> {
+        &self.producer
+    }
+
+    fn client(&self) -> *mut sys::rd_kafka_t {
+        self.producer.client().native_ptr()
+    }
+
+    /// Registers with the coordinator: fences predecessors and ends their transaction.
+    pub(crate) fn init_transactions(&self, timeout: Duration) -> Result<(), Failure> {
+        // SAFETY: the client lives; the error is ours.
+        answer(unsafe {
+            take_failure(sys::rd_kafka_init_transactions(
+                self.client(),
+                milliseconds(timeout),
+            ))
+        })
+    }
+
+    /// Begins a transaction. Local: nothing is sent.
+    pub(crate) fn begin(&self) -> Result<(), Failure> {
+        // SAFETY: the client lives; the error is ours.
+        answer(unsafe { take_failure(sys::rd_kafka_begin_transaction(self.client())) })
+    }
+
+    /// Commits. An error that says so may be retried and then goes on where it was.
+    pub(crate) fn commit(&self, timeout: Duration) -> Result<(), Failure> {
+        // SAFETY: the client lives; the error is ours.
+        answer(unsafe {
+            take_failure(sys::rd_kafka_commit_transaction(
+                self.client(),
+                milliseconds(timeout),
+            ))
+        })
+    }
+
+    /// Aborts. An error that says so may be retried and then goes on where it was.
+    pub(crate) fn abort(&self, timeout: Duration) -> Result<(), Failure> {
+        // SAFETY: the client lives; the error is ours.
+        answer(unsafe {
+            take_failure(sys::rd_kafka_abort_transaction(
+                self.client(),
+                milliseconds(timeout),
+            ))
+        })
+    }
+
+    /// Sends what is queued and waits up to `timeout`; `true` when nothing is left.
+    pub(crate) fn flush(&self, timeout: Duration) -> bool {
+        // SAFETY: the client lives.
+        let code = unsafe { sys::rd_kafka_flush(self.client(), milliseconds(timeout)) };
+        RDKafkaErrorCode::from(code) == RDKafkaErrorCode::NoError
+    }
+
+    /// Returns the error that ended this client, if one did.
+    pub(crate) fn fatal(&self) -> Option<Failure> {
+        let mut reason = [0; 512];
+        // SAFETY: the client lives; the reason is written within the buffer, ending with a zero.
+        unsafe {
+            let code = sys::rd_kafka_fatal_error(self.client(), reason.as_mut_ptr(), reason.len());
+            let code = RDKafkaErrorCode::from(code);
+            (code != RDKafkaErrorCode::NoError).then(|| Failure {
+                is_fatal: true,
+                ..Failure::described(code, text(reason.as_ptr()))
+            })
+        }
+    }
+
+    /// Queues a record, copying it. `QueueFull` means: serve events and try again.
+    pub(crate) fn produce(
+        &mut self,
+        topic: &Arc<str>,
+        record: Outgoing<'_>,
+    ) -> Result<(), RDKafkaErrorCode> {
+        let topic = self.handle(topic)?;
+        let headers = record.header.map_or(ptr::null_mut(), headers_of);
+        let (key, key_size) = parts(record.key);
+        let (value, value_size) = parts(record.value);
+        // SAFETY: the argument types are those that rdkafka.h documents for each tag; the handle
+        // is valid; key and value are copied before the call returns; the headers are ours and are
+        // librdkafka's only if it returns success.
+        let code = unsafe {
+            sys::rd_kafka_producev(
+                self.client(),
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_RKT,
+                topic,
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_PARTITION,
+                record.partition,
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_MSGFLAGS,
+                sys::RD_KAFKA_MSG_F_COPY,
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_VALUE,
+                value,
+                value_size,
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_KEY,
+                key,
+                key_size,
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_HEADERS,
+                headers,
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_END,
+            )
+        };
+        match RDKafkaErrorCode::from(code) {
+            RDKafkaErrorCode::NoError => Ok(()),
+            code => {
+                if !headers.is_null() {
+                    // SAFETY: the call failed, so the headers are still ours.
+                    unsafe { sys::rd_kafka_headers_destroy(headers) };
+                }
+                Err(code)
+            }
+        }
+    }
+
+    fn handle(&mut self, topic: &Arc<str>) -> Result<*mut sys::rd_kafka_topic_t, RDKafkaErrorCode> {
+        if let Some(handle) = self.topics.get(topic) {
+            return Ok(handle.0.as_ptr());
+        }
+        let name = CString::new(&**topic).map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
+        // SAFETY: the client lives, the name is a C string, null asks for the default properties.
+        let handle =
+            unsafe { sys::rd_kafka_topic_new(self.client(), name.as_ptr(), ptr::null_mut()) };
+        let Some(handle) = NonNull::new(handle) else {
+            // SAFETY: reads the error of this thread's last call.
+            return Err(unsafe { sys::rd_kafka_last_error() }.into());
+        };
+        self.topics.insert(Arc::clone(topic), TopicHandle(handle));
+        Ok(handle.as_ptr())
+    }
+}
+
+fn answer(failure: Option<Failure>) -> Result<(), Failure> {
+    failure.map_or(Ok(()), Err)
+}
+
+fn milliseconds(timeout: Duration) -> c_int {
+    c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX)
+}
+
+/// A null pointer is absence (a tombstone, no key); an empty slice is a pointer that is not null.
+fn parts(bytes: Option<&[u8]>) -> (*const c_void, usize) {
+    bytes.map_or((ptr::null(), 0), |bytes| {
+        (bytes.as_ptr().cast(), bytes.len())
+    })
+}
+
+fn headers_of(value: &[u8]) -> *mut sys::rd_kafka_headers_t {
+    const NAME: &[u8] = crate::names::HEADER.as_bytes();
+    let name_size = isize::try_from(NAME.len()).expect("a name is short");
+    let value_size = isize::try_from(value.len()).expect("a slice is at most isize::MAX long");
+    // SAFETY: name and value are copied; a fresh header list takes any header.
+    unsafe {
+        let headers = sys::rd_kafka_headers_new(1);
+        sys::rd_kafka_header_add(
+            headers,
+            NAME.as_ptr().cast(),
+            name_size,
+            value.as_ptr().cast(),
+            value_size,
+        );
+        headers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_value_is_not_a_tombstone() {
+        assert!(parts(None).0.is_null());
+        assert!(!parts(Some(&[])).0.is_null());
+    }
+}

@@ -1,0 +1,89 @@
+//! Reading an owner's positions, exactly.
+//!
+//! Out of a compacted topic in which neighbours write, whose last records may be of an aborted
+//! transaction, with markers behind them. The reader is opened after the owner's predecessor was
+//! fenced, at which moment the predecessor's last transaction has ended, one way or the other. The
+//! end is that of all records, so that a neighbour's open transaction in front of ours delays the
+//! answer and does not falsify it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::config::KafkaConfig;
+use crate::error::Error;
+use crate::names::{POSITION_PARTITIONS, partition_of};
+use crate::reader::{CompactedReader, Event};
+use crate::record::{PositionRecord, Record, position_key};
+
+/// Beyond a neighbour's transaction timeout: reading a partition of a small compacted topic.
+const READ: Duration = Duration::from_secs(60);
+
+/// Reads all positions of an owner, by sub.
+pub(super) async fn read(
+    config: &KafkaConfig,
+    topic: &str,
+    owner: &str,
+) -> Result<BTreeMap<String, Value>, Error> {
+    let timeout = config.transaction_timeout() + READ;
+    match tokio::time::timeout(timeout, read_to_end(config, topic, owner)).await {
+        Ok(positions) => positions,
+        Err(_) => Err(Error::TimedOut {
+            operation: "read positions of",
+            subject: owner.to_owned(),
+            after: timeout,
+        }),
+    }
+}
+
+async fn read_to_end(
+    config: &KafkaConfig,
+    topic: &str,
+    owner: &str,
+) -> Result<BTreeMap<String, Value>, Error> {
+    let partition = partition_of(owner.as_bytes(), POSITION_PARTITIONS);
+    let mut reader = CompactedReader::open_partitions(config, topic, &[partition]).await?;
+    let mut positions = BTreeMap::new();
+    while let Event::Record(message) = reader.next().await? {
+        let Some(sub) = sub_of(message.key.as_deref(), owner) else {
+            continue;
+        };
+        match message.value {
+            None => {
+                positions.remove(&sub);
+            }
+            Some(value) => {
+                let record = PositionRecord::decode(&value)?;
+                positions.insert(sub, record.position);
+            }
+        }
+    }
+    Ok(positions)
+}
+
+/// Returns the part of an owner that a key names; `None` if the key is another owner's.
+fn sub_of(key: Option<&[u8]>, owner: &str) -> Option<String> {
+    let key = std::str::from_utf8(key?).ok()?;
+    if key == owner {
+        return Some(String::new());
+    }
+    let sub = key.strip_prefix(owner)?.strip_prefix('#')?;
+    debug_assert_eq!(key, position_key(owner, sub));
+    Some(sub.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_other_owners_are_not_taken_for_parts() {
+        let sub = |key: &str| sub_of(Some(key.as_bytes()), "source/1/db/slot");
+        assert_eq!(sub("source/1/db/slot"), Some(String::new()));
+        assert_eq!(sub("source/1/db/slot#public.a"), Some("public.a".into()));
+        assert_eq!(sub("source/1/db/slot2"), None);
+        assert_eq!(sub("source/1/db/slot2#public.a"), None);
+        assert_eq!(sub_of(None, "source/1/db/slot"), None);
+    }
+}
