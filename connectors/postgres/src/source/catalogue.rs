@@ -1,0 +1,482 @@
+//! What the server's catalogue says of tables, and which of it can be captured.
+
+use std::collections::BTreeMap;
+
+use hutong_connectors_core::postgres_source::Config;
+use hutong_schemas::sql_type::SqlType;
+use hutong_schemas::table::{Column, DefaultValue, TableId, TableSchema};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::client::Client;
+use super::error::Error;
+use super::text;
+use super::sql;
+
+/// A table as the catalogue has it.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    pub(crate) id: TableId,
+    pub(crate) oid: u32,
+    pub(crate) kind: Kind,
+    pub(crate) replica_identity: ReplicaIdentity,
+    /// The planner's estimate of the number of rows.
+    pub(crate) rows_estimate: Option<u64>,
+    pub(crate) may_use_schema: bool,
+    /// Whether we are its owner or a member of the owner, and so may publish it.
+    pub(crate) may_publish: bool,
+    /// In the order of their numbers.
+    pub(crate) columns: Vec<CatalogueColumn>,
+    /// Column numbers of the primary key, in its order; empty without one.
+    pub(crate) primary_key: Vec<i16>,
+    /// Whether the primary key is checked at commit only, which makes it no replica identity.
+    pub(crate) primary_key_deferrable: bool,
+    /// Column numbers of the index that is the replica identity, if one was set.
+    pub(crate) identity_index: Vec<i16>,
+}
+
+/// What kind of relation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Ordinary,
+    Partitioned,
+    Unlogged,
+}
+
+/// What of a row before a change reaches the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReplicaIdentity {
+    Default,
+    Full,
+    Index,
+    Nothing,
+}
+
+/// A column as the catalogue has it.
+#[derive(Clone, Debug)]
+pub(crate) struct CatalogueColumn {
+    pub(crate) attnum: i16,
+    pub(crate) name: String,
+    pub(crate) type_oid: u32,
+    pub(crate) type_modifier: i32,
+    /// As `format_type` writes it.
+    pub(crate) type_text: String,
+    pub(crate) is_domain: bool,
+    pub(crate) not_null: bool,
+    pub(crate) generated: bool,
+    pub(crate) default_text: Option<String>,
+    /// Whether rows older than the column hold a value for it that no event carried.
+    pub(crate) filled_at_add: bool,
+    pub(crate) may_select: bool,
+}
+
+/// Which tables to look at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wanted {
+    All,
+    Oid(u32),
+}
+
+/// Reads the catalogue.
+pub(crate) async fn fetch_tables<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    client: &mut Client<S>,
+    wanted: Wanted,
+) -> Result<Vec<Table>, Error> {
+    const DOING: &str = "read the catalogue";
+    let condition = match wanted {
+        Wanted::All => {
+            "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'".to_owned()
+        }
+        Wanted::Oid(oid) => format!("c.oid = {oid}"),
+    };
+    let relations = client
+        .query(
+            DOING,
+            &format!(
+                "SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident, \
+                 c.reltuples::bigint, has_schema_privilege(n.oid, 'USAGE'), \
+                 pg_has_role(c.relowner, 'USAGE') \
+                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND {condition} \
+                 ORDER BY n.nspname, c.relname"
+            ),
+        )
+        .await?;
+    let mut tables = BTreeMap::new();
+    let mut order = Vec::new();
+    for row in relations {
+        let row = Row(row);
+        let table = relation(&row)?;
+        order.push(table.oid);
+        tables.insert(table.oid, table);
+    }
+    fetch_columns(client, &condition, &mut tables).await?;
+    fetch_indexes(client, &condition, &mut tables).await?;
+    Ok(order
+        .into_iter()
+        .filter_map(|oid| tables.remove(&oid))
+        .collect())
+}
+
+fn relation(row: &Row) -> Result<Table, Error> {
+    Ok(Table {
+        oid: row.parse(0)?,
+        id: TableId {
+            schema: row.text(1)?.to_owned(),
+            table: row.text(2)?.to_owned(),
+        },
+        kind: match (row.text(3)?, row.text(4)?) {
+            ("p", _) => Kind::Partitioned,
+            (_, "u") => Kind::Unlogged,
+            _ => Kind::Ordinary,
+        },
+        replica_identity: match row.text(5)? {
+            "f" => ReplicaIdentity::Full,
+            "i" => ReplicaIdentity::Index,
+            "n" => ReplicaIdentity::Nothing,
+            _ => ReplicaIdentity::Default,
+        },
+        // -1 says that the table was never analysed.
+        rows_estimate: row.parse::<i64>(6)?.try_into().ok(),
+        may_use_schema: row.flag(7)?,
+        may_publish: row.flag(8)?,
+        columns: Vec::new(),
+        primary_key: Vec::new(),
+        primary_key_deferrable: false,
+        identity_index: Vec::new(),
+    })
+}
+
+async fn fetch_columns<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    client: &mut Client<S>,
+    condition: &str,
+    tables: &mut BTreeMap<u32, Table>,
+) -> Result<(), Error> {
+    let rows = client
+        .query(
+            "read the catalogue",
+            &format!(
+                "SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, \
+                 pg_catalog.format_type(a.atttypid, a.atttypmod), t.typtype = 'd', a.attnotnull, \
+                 a.attgenerated <> '', pg_catalog.pg_get_expr(d.adbin, d.adrelid), \
+                 a.atthasmissing, has_column_privilege(a.attrelid, a.attnum, 'SELECT') \
+                 FROM pg_catalog.pg_attribute a \
+                 JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
+                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+                 LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
+                 WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p') \
+                 AND {condition} ORDER BY a.attrelid, a.attnum"
+            ),
+        )
+        .await?;
+    for row in rows {
+        let row = Row(row);
+        let Some(table) = tables.get_mut(&row.parse(0)?) else {
+            continue;
+        };
+        table.columns.push(CatalogueColumn {
+            attnum: row.parse(1)?,
+            name: row.text(2)?.to_owned(),
+            type_oid: row.parse(3)?,
+            type_modifier: row.parse(4)?,
+            type_text: row.text(5)?.to_owned(),
+            is_domain: row.flag(6)?,
+            not_null: row.flag(7)?,
+            generated: row.flag(8)?,
+            default_text: row.0.get(9).cloned().flatten(),
+            filled_at_add: row.flag(10)?,
+            may_select: row.flag(11)?,
+        });
+    }
+    Ok(())
+}
+
+async fn fetch_indexes<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    client: &mut Client<S>,
+    condition: &str,
+    tables: &mut BTreeMap<u32, Table>,
+) -> Result<(), Error> {
+    let rows = client
+        .query(
+            "read the catalogue",
+            &format!(
+                "SELECT i.indrelid, i.indkey, i.indisprimary, i.indisreplident, i.indimmediate \
+                 FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid \
+                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                 WHERE (i.indisprimary OR i.indisreplident) AND i.indisvalid AND {condition}"
+            ),
+        )
+        .await?;
+    for row in rows {
+        let row = Row(row);
+        let Some(table) = tables.get_mut(&row.parse(0)?) else {
+            continue;
+        };
+        let numbers = row
+            .text(1)?
+            .split(' ')
+            .map(|number| number.parse().map_err(|_| unreadable()))
+            .collect::<Result<Vec<i16>, _>>()?;
+        if row.flag(2)? {
+            table.primary_key.clone_from(&numbers);
+            table.primary_key_deferrable = !row.flag(4)?;
+        }
+        if row.flag(3)? {
+            table.identity_index = numbers;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the type of a column if we carry it.
+pub(crate) fn sql_type(column: &CatalogueColumn) -> Option<SqlType> {
+    let modifier = column.type_modifier;
+    // Modifiers of lengths and of numerics count the four bytes of a length word that old versions
+    // of PostgreSQL stored.
+    let length = u32::try_from(modifier - 4).ok();
+    let precision = u8::try_from(modifier).unwrap_or(6);
+    if column.is_domain {
+        return None;
+    }
+    Some(match column.type_oid {
+        16 => SqlType::Bool,
+        17 => SqlType::Bytea,
+        20 => SqlType::Int8,
+        21 => SqlType::Int2,
+        23 => SqlType::Int4,
+        25 => SqlType::Text,
+        114 => SqlType::Json,
+        700 => SqlType::Float4,
+        701 => SqlType::Float8,
+        1042 => SqlType::Char { length: length? },
+        1043 => SqlType::Varchar { length },
+        1082 => SqlType::Date,
+        1083 => SqlType::Time { precision },
+        1114 => SqlType::Timestamp { precision },
+        1184 => SqlType::Timestamptz { precision },
+        1700 => numeric(modifier),
+        2950 => SqlType::Uuid,
+        3802 => SqlType::Jsonb,
+        _ => return None,
+    })
+}
+
+/// `numeric_typmod_scale` of the server's `numeric.c`: the scale is an 11-bit number with sign.
+fn numeric(modifier: i32) -> SqlType {
+    let Ok(packed) = u32::try_from(modifier - 4) else {
+        return SqlType::NumericUnscaled;
+    };
+    let precision = u16::try_from(packed >> 16).unwrap_or(u16::MAX);
+    let scale = i16::try_from(packed & 0x7FF).unwrap_or(0);
+    let scale = if scale >= 1024 { scale - 2048 } else { scale };
+    SqlType::Numeric { precision, scale }
+}
+
+impl Table {
+    /// Returns the columns that the configuration captures.
+    pub(crate) fn captured<'a>(
+        &'a self,
+        config: &'a Config,
+    ) -> impl Iterator<Item = &'a CatalogueColumn> {
+        self.columns
+            .iter()
+            .filter(|column| !column.generated && captures(config, &self.id, &column.name))
+    }
+
+    /// Returns the column with a number.
+    pub(crate) fn column(&self, attnum: i16) -> Option<&CatalogueColumn> {
+        self.columns.iter().find(|column| column.attnum == attnum)
+    }
+
+    /// Returns what is captured as a schema. `defaults` holds the constants of [`fetch_defaults`].
+    ///
+    /// # Errors
+    ///
+    /// Definite, for a type that we do not carry and for a key column that is not captured.
+    pub(crate) fn schema(
+        &self,
+        config: &Config,
+        defaults: &BTreeMap<i16, DefaultValue>,
+    ) -> Result<TableSchema, Error> {
+        let mut columns = Vec::new();
+        for column in self.captured(config) {
+            columns.push(Column {
+                name: column.name.clone(),
+                attnum: column.attnum,
+                sql_type: sql_type(column).ok_or_else(|| self.unsupported(column))?,
+                nullable: !column.not_null,
+                default: defaults.get(&column.attnum).cloned(),
+                has_default_expression: column.has_default()
+                    && !defaults.contains_key(&column.attnum),
+            });
+        }
+        let position = |attnum: &i16| {
+            columns
+                .iter()
+                .position(|column| column.attnum == *attnum)
+                .ok_or_else(|| self.excluded_key(*attnum))
+        };
+        let key = self.primary_key.iter().map(position).collect::<Result<_, _>>()?;
+        Ok(TableSchema {
+            id: self.id.clone(),
+            oid: self.oid,
+            columns,
+            key,
+        })
+    }
+
+    fn unsupported(&self, column: &CatalogueColumn) -> Error {
+        let what = if column.is_domain { "domain" } else { "type" };
+        Error::definite(
+            format!(
+                "table {}, column \"{}\": the {what} {} is not supported",
+                self.id, column.name, column.type_text
+            ),
+            format!(
+                "leave the column out with column.exclude.list={}.{}",
+                self.id, column.name
+            ),
+        )
+    }
+
+    fn excluded_key(&self, attnum: i16) -> Error {
+        let name = self.column(attnum).map_or("?", |column| &column.name);
+        Error::definite(
+            format!(
+                "table {}: column \"{name}\" belongs to the primary key and is not captured",
+                self.id
+            ),
+            "take the column out of column.exclude.list, or add it to column.include.list",
+        )
+    }
+}
+
+impl CatalogueColumn {
+    pub(crate) fn has_default(&self) -> bool {
+        // `DEFAULT NULL` is shown as `NULL::type`.
+        self.default_text
+            .as_ref()
+            .is_some_and(|text| !text.starts_with("NULL::"))
+    }
+
+    /// Returns the default if it is a literal, with at most one cast. More casts could hide a
+    /// moment: `('now'::text)::timestamp` is not the constant that it looks like.
+    fn constant_default(&self) -> Option<&str> {
+        let text = self.default_text.as_deref()?;
+        let is_cast = |rest: &str| {
+            rest.is_empty()
+                || rest
+                    .strip_prefix("::")
+                    .is_some_and(|cast| !cast.contains("::") && !cast.contains('\''))
+        };
+        let is_number = || {
+            text.chars().all(|c| c.is_ascii_digit() || c == '.')
+                || (text.starts_with(|c: char| c.is_ascii_digit())
+                    && text.split_once("::").is_some_and(|(number, cast)| {
+                        number.chars().all(|c| c.is_ascii_digit() || c == '.')
+                            && !cast.contains("::")
+                    }))
+        };
+        let is_string = || string_end(text).is_some_and(is_cast);
+        let constant = matches!(text, "true" | "false") || is_number() || is_string();
+        (self.has_default() && constant).then_some(text)
+    }
+}
+
+/// Returns what follows the string literal that `text` begins with.
+fn string_end(text: &str) -> Option<&str> {
+    let mut rest = text.strip_prefix('\'')?;
+    loop {
+        let (_, after) = rest.split_once('\'')?;
+        match after.strip_prefix('\'') {
+            Some(doubled) => rest = doubled,
+            None => return Some(after),
+        }
+    }
+}
+
+/// Returns whether the configuration captures a table.
+pub(crate) fn captures_table(config: &Config, id: &TableId) -> bool {
+    config.schemas.accepts(&id.schema) && config.tables.accepts(&id.to_string())
+}
+
+fn captures(config: &Config, id: &TableId, column: &str) -> bool {
+    config.columns.accepts(&format!("{id}.{column}"))
+}
+
+/// Lets the server compute the constant defaults of a table's captured columns, by column number.
+pub(crate) async fn fetch_defaults<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    client: &mut Client<S>,
+    config: &Config,
+    table: &Table,
+) -> Result<BTreeMap<i16, DefaultValue>, Error> {
+    let constants: Vec<_> = table
+        .captured(config)
+        .filter_map(|column| Some((column, sql_type(column)?, column.constant_default()?)))
+        .collect();
+    if constants.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let expressions: Vec<_> = constants
+        .iter()
+        .map(|(column, _, text)| format!("CAST({text} AS {})", column.type_text))
+        .collect();
+    let rows = client
+        .query(
+            &format!("read the defaults of table {}", table.id),
+            &format!("SELECT {}", expressions.join(", ")),
+        )
+        .await?;
+    let row = Row(rows.into_iter().next().ok_or_else(unreadable)?);
+    let mut defaults = BTreeMap::new();
+    let mut scratch = text::Scratch::default();
+    for (index, (column, sql_type, _)) in constants.iter().enumerate() {
+        let Some(value) = row.0.get(index).and_then(Option::as_deref) else {
+            continue;
+        };
+        let mut arena = scratch.arena(value.len() + text::room(sql_type));
+        let cell = text::decode(sql_type, value.as_bytes(), &mut arena).map_err(|error| {
+            Error::Definite {
+                message: format!(
+                    "table {}, column \"{}\": cannot read the default: {error}",
+                    table.id, column.name
+                ),
+                hint: None,
+            }
+        })?;
+        if let Some(default) = DefaultValue::from_cell(*sql_type, &cell) {
+            defaults.insert(column.attnum, default);
+        }
+    }
+    Ok(defaults)
+}
+
+/// Returns the SQL list of captured columns.
+pub(crate) fn column_list(schema: &TableSchema) -> String {
+    sql::identifiers(schema.columns.iter().map(|column| column.name.as_str()))
+}
+
+/// A row of an answer.
+pub(crate) struct Row(pub(crate) Vec<Option<String>>);
+
+impl Row {
+    pub(crate) fn optional(&self, index: usize) -> Option<&str> {
+        self.0.get(index)?.as_deref()
+    }
+
+    pub(crate) fn text(&self, index: usize) -> Result<&str, Error> {
+        self.optional(index).ok_or_else(unreadable)
+    }
+
+    pub(crate) fn flag(&self, index: usize) -> Result<bool, Error> {
+        Ok(self.text(index)? == "t")
+    }
+
+    pub(crate) fn parse<T: std::str::FromStr>(&self, index: usize) -> Result<T, Error> {
+        self.text(index)?.parse().map_err(|_| unreadable())
+    }
+}
+
+fn unreadable() -> Error {
+    Error::Protocol("an answer to a catalogue query that cannot be read".to_owned())
+}

@@ -1,0 +1,165 @@
+//! Reaching the server: TCP, TLS, log-in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hutong_connectors_core::connection::{Connection, SslMode};
+use hutong_connectors_core::secret::Secret;
+use postgres_protocol::message::frontend;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio_rustls::TlsConnector;
+
+use super::client::{Client, Login};
+use super::error::Error;
+use crate::tls;
+
+/// How long reaching the server and logging in may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A byte stream to a server, encrypted or not.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Io for T {}
+
+/// A client over whatever stream the configuration asks for.
+pub(crate) type AnyClient = Client<Box<dyn Io>>;
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// SQL only.
+    Sql,
+    /// Replication commands and SQL.
+    Replication,
+}
+
+/// Connects and logs in.
+pub(crate) async fn connect(
+    connection: &Connection,
+    password: Option<&Secret>,
+    application_name: &str,
+    purpose: Purpose,
+) -> Result<AnyClient, Error> {
+    let whole = async {
+        let stream = open_stream(connection).await?;
+        let login = Login {
+            user: &connection.user,
+            database: &connection.database,
+            password,
+            application_name,
+            replication: purpose == Purpose::Replication,
+            encrypted: stream.encrypted,
+        };
+        Client::start(stream.io, &login).await
+    };
+    tokio::time::timeout(CONNECT_TIMEOUT, whole)
+        .await
+        .unwrap_or_else(|_| {
+            Err(Error::transient(format!(
+                "could not connect to {}: no answer within {} s",
+                address(connection),
+                CONNECT_TIMEOUT.as_secs()
+            )))
+        })
+}
+
+struct Stream {
+    io: Box<dyn Io>,
+    encrypted: bool,
+}
+
+async fn open_stream(connection: &Connection) -> Result<Stream, Error> {
+    let config = tls::client_config(&connection.tls).map_err(|error| {
+        Error::definite(
+            error.to_string(),
+            "the files must lie on the worker that runs this connector",
+        )
+    })?;
+    let mut tcp = open_tcp(connection).await?;
+    let Some(config) = config else {
+        return Ok(Stream {
+            io: Box::new(tcp),
+            encrypted: false,
+        });
+    };
+    if !offers_tls(&mut tcp).await.map_err(io(connection))? {
+        if connection.tls.mode == SslMode::Prefer {
+            return Ok(Stream {
+                io: Box::new(tcp),
+                encrypted: false,
+            });
+        }
+        return Err(Error::definite(
+            format!("the server at {} does not support TLS", address(connection)),
+            "ALTER SYSTEM SET ssl = on; with ssl_cert_file and ssl_key_file set, then SELECT pg_reload_conf();",
+        ));
+    }
+    let name = ServerName::try_from(connection.host.clone()).map_err(|_| {
+        Error::definite(
+            format!("\"{}\" is no host name that a certificate can bear", connection.host),
+            "use the name in the server's certificate as database.hostname",
+        )
+    })?;
+    let stream = TlsConnector::from(Arc::new(config))
+        .connect(name, tcp)
+        .await
+        .map_err(|error| match tls::refused_certificate(&error) {
+            Some(reason) => Error::definite(
+                format!("could not open TLS to {}: {reason}", address(connection)),
+                "check database.hostname, database.sslrootcert and the server's ssl_cert_file",
+            ),
+            None => io(connection)(error),
+        })?;
+    Ok(Stream {
+        io: Box::new(stream),
+        encrypted: true,
+    })
+}
+
+async fn open_tcp(connection: &Connection) -> Result<TcpStream, Error> {
+    let mut failure = None;
+    let addresses = lookup_host((connection.host.as_str(), connection.port))
+        .await
+        .map_err(io(connection))?;
+    for address in addresses {
+        let attempt = async {
+            let socket = if address.is_ipv4() {
+                TcpSocket::new_v4()?
+            } else {
+                TcpSocket::new_v6()?
+            };
+            socket.set_keepalive(true)?;
+            socket.set_nodelay(true)?;
+            socket.connect(address).await
+        };
+        match attempt.await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = Some(error),
+        }
+    }
+    let failure = failure.unwrap_or_else(|| {
+        std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address")
+    });
+    Err(io(connection)(failure))
+}
+
+async fn offers_tls(tcp: &mut TcpStream) -> std::io::Result<bool> {
+    let mut request = bytes::BytesMut::new();
+    frontend::ssl_request(&mut request);
+    tcp.write_all(&request).await?;
+    Ok(tcp.read_u8().await? == b'S')
+}
+
+fn address(connection: &Connection) -> String {
+    format!("{}:{}", connection.host, connection.port)
+}
+
+fn io(connection: &Connection) -> impl Fn(std::io::Error) -> Error {
+    let doing = format!("connect to {}", address(connection));
+    move |source| Error::Io {
+        doing: doing.clone(),
+        source,
+    }
+}

@@ -1,0 +1,170 @@
+//! Handing batches to the worker, within the byte budget, and learning what is durable.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hutong_connectors_core::source::{SourceBatch, SourceHost, SourceProgress};
+use hutong_schemas::position::Lsn;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+
+use super::changes::Closed;
+use super::error::Error;
+use super::position::Position;
+
+/// Whether to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Flow {
+    Continue,
+    /// We were asked to stop, or nobody takes batches any more.
+    Stop,
+}
+
+struct InFlight {
+    seq: u64,
+    position: Position,
+}
+
+/// The way out.
+pub(crate) struct Delivery {
+    pub(crate) host: Arc<dyn SourceHost>,
+    pub(crate) progress: SourceProgress,
+    out: mpsc::Sender<SourceBatch>,
+    confirmed: watch::Receiver<u64>,
+    stop: watch::Receiver<bool>,
+    budget: Arc<Semaphore>,
+    permit: Option<OwnedSemaphorePermit>,
+    next_seq: u64,
+    in_flight: VecDeque<InFlight>,
+}
+
+impl Delivery {
+    pub(crate) fn new(
+        host: Arc<dyn SourceHost>,
+        progress: SourceProgress,
+        out: mpsc::Sender<SourceBatch>,
+        confirmed: watch::Receiver<u64>,
+        stop: watch::Receiver<bool>,
+        budget: Arc<Semaphore>,
+    ) -> Self {
+        Self {
+            host,
+            progress,
+            out,
+            confirmed,
+            stop,
+            budget,
+            permit: None,
+            next_seq: 1,
+            in_flight: VecDeque::new(),
+        }
+    }
+
+    /// Takes `bytes` of the byte budget for the batch being filled. Returns false where the budget
+    /// is used up: the batch should then leave as it is, so that memory comes back. Nobody ever
+    /// waits for the budget while holding a part of it, so sources cannot block each other.
+    pub(crate) fn cover(&mut self, bytes: usize) -> bool {
+        let wanted = bytes.div_ceil(1024);
+        let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let Ok(missing) = u32::try_from(wanted.saturating_sub(held)) else {
+            return false;
+        };
+        if missing == 0 {
+            return true;
+        }
+        match Arc::clone(&self.budget).try_acquire_many_owned(missing) {
+            Ok(more) => {
+                match &mut self.permit {
+                    Some(permit) => permit.merge(more),
+                    None => self.permit = Some(more),
+                }
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Waits until a batch can be handed over.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub(crate) async fn ready(&self) -> Flow {
+        match self.out.reserve().await {
+            Ok(_) => Flow::Continue,
+            Err(_) => Flow::Stop,
+        }
+    }
+
+    /// Hands a batch over. There must be room, see [`Delivery::ready`], else this waits.
+    pub(crate) async fn send(&mut self, closed: Closed) -> Result<Flow, Error> {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        let batch = SourceBatch {
+            position: closed.position.to_value()?,
+            records: closed.batch,
+            last_commit_ts_us: closed.last_commit_ts_us,
+            permit: self.permit.take(),
+            seq,
+        };
+        self.in_flight.push_back(InFlight {
+            seq,
+            position: Position {
+                tables: std::collections::BTreeMap::new(),
+                ..closed.position
+            },
+        });
+        Ok(match self.out.send(batch).await {
+            Ok(()) => Flow::Continue,
+            Err(_) => Flow::Stop,
+        })
+    }
+
+    /// Forgets what has become durable and returns the newest such position, if there is a new one.
+    pub(crate) fn take_confirmed(&mut self) -> Option<Lsn> {
+        let seq = *self.confirmed.borrow_and_update();
+        let mut newest = None;
+        while let Some(first) = self.in_flight.front()
+            && first.seq <= seq
+        {
+            let done = self.in_flight.pop_front()?;
+            newest = Some(done.position.lsn);
+            self.progress.position = done.position.to_value().ok();
+        }
+        newest
+    }
+
+    /// Returns whether everything handed over is durable.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    /// Returns a way to learn that more has become durable.
+    pub(crate) fn confirmed_signal(&self) -> watch::Receiver<u64> {
+        self.confirmed.clone()
+    }
+
+    /// Returns a way to learn that we were asked to stop.
+    pub(crate) fn stop_signal(&self) -> watch::Receiver<bool> {
+        self.stop.clone()
+    }
+
+    /// Shows how we fare.
+    pub(crate) fn show(&self) {
+        self.host.progress(self.progress.clone());
+    }
+}
+
+/// Waits until more has become durable.
+pub(crate) async fn more_confirmed(confirmed: &mut watch::Receiver<u64>) -> Flow {
+    match confirmed.changed().await {
+        Ok(()) => Flow::Continue,
+        Err(_) => Flow::Stop,
+    }
+}
+
+/// Waits until we are asked to stop. A sender that is gone asks too.
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone.
+    let _ = stop.wait_for(|stop| *stop).await;
+}

@@ -1,0 +1,220 @@
+//! Where a source stands.
+//!
+//! The log is a sequence of committed transactions in the order of their commit records. A position
+//! says: everything whose commit record begins before `lsn` is in Kafka; and of the one transaction
+//! that `partial` names, the changes up to and including it. It is committed together with the
+//! events, so it is exact.
+//!
+//! Several changes may share one place in the log (a `COPY` writes many rows with one record), so a
+//! change is named by its place *and* its number among those sharing it, counted from 1 as received,
+//! before any filter of ours: a filter may change between two runs, what the server sends does not.
+
+use std::collections::BTreeMap;
+
+use hutong_schemas::position::Lsn;
+use serde::{Deserialize, Serialize};
+
+use super::error::Error;
+
+/// The version of the format.
+const VERSION: u32 = 1;
+
+/// A position.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// Version of this format.
+    pub(crate) v: u32,
+    /// The cluster that the log belongs to.
+    pub(crate) system_identifier: String,
+    /// Its timeline, on which the log may have forked from another one.
+    pub(crate) timeline: u32,
+    /// The first place whose transactions are not done.
+    pub(crate) lsn: Lsn,
+    /// Where the newest done transaction was committed: `source.sequence` of the next events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last_commit_lsn: Option<Lsn>,
+    /// How far the transaction after `lsn` is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) partial: Option<Partial>,
+    /// The initial snapshot, while it is not complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) snapshot: Option<Snapshot>,
+    /// What we made in the database and have to drop.
+    pub(crate) made: Made,
+    /// What the captured tables look like at this position, by `pg_class.oid`.
+    pub(crate) tables: BTreeMap<u32, KnownTable>,
+}
+
+/// The last done change of a transaction that is not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Partial {
+    /// The transaction's commit.
+    pub(crate) commit_lsn: Lsn,
+    /// Place of the last done change.
+    pub(crate) change_lsn: Lsn,
+    /// Its number among the transaction's changes at this place, from 1.
+    pub(crate) ordinal: u64,
+}
+
+impl Partial {
+    /// Returns whether a change of the same transaction is done.
+    pub(crate) fn covers(&self, change_lsn: Lsn, ordinal: u64) -> bool {
+        (change_lsn, ordinal) <= (self.change_lsn, self.ordinal)
+    }
+}
+
+/// An initial snapshot that is not complete. If it is found at a start, the snapshot begins again,
+/// and ends with a sweep of the rows that earlier attempts emitted and that are gone by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Snapshot {
+    /// Where in the log the newest attempt reads the tables.
+    pub(crate) lsn: Lsn,
+    /// Number of the newest attempt, from 1.
+    pub(crate) attempt: u32,
+}
+
+/// What we made in the database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Made {
+    /// The slot.
+    pub(crate) slot: bool,
+    /// The publication.
+    pub(crate) publication: bool,
+}
+
+/// A captured table: what its last Relation message said, and the numbers of its columns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KnownTable {
+    /// `schema.table`
+    pub(crate) name: String,
+    /// Columns in order.
+    pub(crate) columns: Vec<KnownColumn>,
+    /// Numbers of the key's columns, in its order.
+    pub(crate) key: Vec<i16>,
+    /// The highest column number, captured or not: what lies above it was added since.
+    pub(crate) highest: i16,
+}
+
+/// A captured column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KnownColumn {
+    /// `pg_attribute.attnum`
+    #[serde(rename = "n")]
+    pub(crate) attnum: i16,
+    /// The name.
+    #[serde(rename = "c")]
+    pub(crate) name: String,
+    /// `pg_attribute.atttypid`
+    #[serde(rename = "t")]
+    pub(crate) type_oid: u32,
+    /// `pg_attribute.atttypmod`
+    #[serde(rename = "m")]
+    pub(crate) type_modifier: i32,
+    /// Whether NULL is allowed.
+    #[serde(rename = "o")]
+    pub(crate) nullable: bool,
+}
+
+impl Position {
+    pub(crate) fn new(system_identifier: String, timeline: u32, lsn: Lsn) -> Self {
+        Self {
+            v: VERSION,
+            system_identifier,
+            timeline,
+            lsn,
+            last_commit_lsn: None,
+            partial: None,
+            snapshot: None,
+            made: Made::default(),
+            tables: BTreeMap::new(),
+        }
+    }
+
+    /// Reads a stored position.
+    pub(crate) fn parse(value: &serde_json::Value) -> Result<Self, Error> {
+        let version = value.get("v").and_then(serde_json::Value::as_u64);
+        match version {
+            Some(v) if v == u64::from(VERSION) => {}
+            Some(v) => {
+                return Err(Error::Position(format!(
+                    "it has version {v}, this release reads version {VERSION}"
+                )));
+            }
+            None => return Err(Error::Position("it has no version".to_owned())),
+        }
+        Position::deserialize(value).map_err(|error| Error::Position(error.to_string()))
+    }
+
+    /// Writes the position.
+    pub(crate) fn to_value(&self) -> Result<serde_json::Value, Error> {
+        serde_json::to_value(self).map_err(|error| Error::Fatal(error.to_string()))
+    }
+}
+
+/// What the server is, as `IDENTIFY_SYSTEM` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct System {
+    pub(crate) identifier: String,
+    pub(crate) timeline: u32,
+}
+
+/// A place where one timeline left another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fork {
+    pub(crate) timeline: u32,
+    pub(crate) lsn: Lsn,
+}
+
+/// Reads the content of a timeline history file: lines of `timeline <tab> lsn <tab> reason`.
+pub(crate) fn parse_history(text: &str) -> Vec<Fork> {
+    text.lines()
+        .filter_map(|line| {
+            let mut parts = line.split_whitespace();
+            Some(Fork {
+                timeline: parts.next()?.parse().ok()?,
+                lsn: parts.next()?.parse().ok()?,
+            })
+        })
+        .collect()
+}
+
+/// Refuses a position whose log the server does not continue.
+///
+/// # Errors
+///
+/// Definite: another system, or a timeline that left ours before the position.
+pub(crate) fn check_lineage(
+    position: &Position,
+    system: &System,
+    history: &[Fork],
+) -> Result<(), Error> {
+    if position.system_identifier != system.identifier {
+        return Err(gap(format!(
+            "the server is another one: its system identifier is {}, the stored position belongs to {}",
+            system.identifier, position.system_identifier
+        )));
+    }
+    if position.timeline == system.timeline {
+        return Ok(());
+    }
+    let fork = history.iter().find(|fork| fork.timeline == position.timeline);
+    match fork {
+        Some(fork) if position.lsn <= fork.lsn => Ok(()),
+        Some(fork) => Err(gap(format!(
+            "the server's timeline {} left timeline {} at {}, before the stored position {}",
+            system.timeline, position.timeline, fork.lsn, position.lsn
+        ))),
+        None => Err(gap(format!(
+            "the server's timeline {} does not descend from timeline {} of the stored position",
+            system.timeline, position.timeline
+        ))),
+    }
+}
+
+/// A definite error whose way out is to read everything again.
+pub(crate) fn gap(message: String) -> Error {
+    Error::definite(
+        format!("{message}; changes between are lost to this connector"),
+        "delete the connector and create it again under another name and slot, so that its tables are read again",
+    )
+}

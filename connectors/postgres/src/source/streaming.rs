@@ -1,0 +1,522 @@
+//! Following the server's changes: the part of streaming that does.
+//!
+//! ```text
+//!   server ──CopyBoth──▶ Client ──messages──▶ Changes ──batch, position──▶ Delivery ──▶ worker
+//!      ▲                                                                                   │
+//!      └────────────── standby status: flushed = durable ◀──────── confirmed ◀─────────────┘
+//! ```
+//!
+//! # When a batch is closed
+//!
+//! Whole transactions fill a batch. It is handed over when the server has nothing more to say and the
+//! worker can take it, so that at low load the latency is one commit of the worker; or when it is
+//! full or old, and then we wait for the worker. While the worker is busy with one batch the next one
+//! fills, so that under load batches grow by themselves. A transaction that does not fit leaves in
+//! parts.
+//!
+//! # What the server may forget
+//!
+//! The slot is told a place only after the batch up to there is durable, so it never passes the
+//! stored position. A quiet stream advances in the same order: a batch without records, whose
+//! position is how far the server has looked, then the confirmation.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hutong_connectors_core::postgres_source::Config;
+use hutong_connectors_core::source::{TableProgress, TableState};
+use hutong_schemas::class::{Class, Classified};
+use hutong_schemas::position::Lsn;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::catalogue::{self, Wanted};
+use super::changes::{Changes, Closed, Entry, Step};
+use super::client::{self, Frame};
+use super::connect::AnyClient;
+use super::delivery::{Delivery, Flow, more_confirmed, stopped};
+use super::error::Error;
+use super::pgoutput::{Piece, Relation, piece, status_update};
+use super::side::Side;
+use super::{publication, relation_change, slot, sql, table_plan, toast};
+
+/// How often time-driven work is looked at.
+pub(crate) const TICK: Duration = Duration::from_millis(200);
+/// How often an idle stream stores a new position.
+const IDLE_ADVANCE_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the server is asked for the end of its log and what the slot retains.
+const LAG_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the server may be silent although it is asked for a sign of life again and again.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Shortest time between two status messages that nobody asked for.
+const STATUS_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// How long the end of a run waits for batches to become durable.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many bytes of messages are decoded before other tasks get their turn.
+const DECODE_BYTES_MAX: usize = 64 << 10;
+
+/// A stream of changes.
+pub(crate) struct Streaming {
+    pub(crate) config: Arc<Config>,
+    pub(crate) client: AnyClient,
+    pub(crate) side: Side,
+    pub(crate) delivery: Delivery,
+    pub(crate) changes: Changes,
+    /// The newest place that the server has spoken of.
+    received: Lsn,
+    /// The newest place that the slot may forget up to.
+    durable: Lsn,
+    /// The newest place that was handed over.
+    handed_over: Lsn,
+    status_due: bool,
+    status_sent_at: Instant,
+    heard_at: Instant,
+    advanced_at: Instant,
+    lag_read_at: Option<Instant>,
+}
+
+impl Streaming {
+    /// Starts the stream at the position.
+    pub(crate) async fn start(
+        config: Arc<Config>,
+        mut client: AnyClient,
+        side: Side,
+        delivery: Delivery,
+        changes: Changes,
+    ) -> Result<Self, Error> {
+        let lsn = changes.position().lsn;
+        let publication = sql::identifier(&config.publication_name).replace('\'', "''");
+        client
+            .start_copy_both(
+                &format!("stream from replication slot \"{}\"", config.slot_name),
+                &format!(
+                    "START_REPLICATION SLOT {} LOGICAL {lsn} (proto_version '1', publication_names '{publication}')",
+                    sql::identifier(&config.slot_name),
+                ),
+            )
+            .await?;
+        let now = Instant::now();
+        Ok(Self {
+            config,
+            client,
+            side,
+            delivery,
+            changes,
+            received: lsn,
+            durable: Lsn(0),
+            handed_over: lsn,
+            status_due: false,
+            status_sent_at: now,
+            heard_at: now,
+            advanced_at: now,
+            lag_read_at: None,
+        })
+    }
+
+    /// Says that the position that the stream starts at is durable already.
+    pub(crate) fn start_is_durable(&mut self) {
+        self.durable = self.changes.position().lsn;
+        self.status_due = true;
+    }
+
+    /// Streams until asked to stop or an error.
+    pub(crate) async fn run(mut self) -> Result<(), Error> {
+        let outcome = self.stream().await;
+        // What came before a fault is good and leaves; the position then stands right before it.
+        if let Err(error) = &outcome
+            && error.class() == Class::Definite
+            && !self.changes.writer.is_empty()
+        {
+            // Settling is next in either case.
+            let _ = self.hand_over().await?;
+        }
+        self.settle().await;
+        self.client.close().await;
+        outcome
+    }
+
+    async fn stream(&mut self) -> Result<(), Error> {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stop = self.delivery.stop_signal();
+        let mut confirmed = self.delivery.confirmed_signal();
+        loop {
+            if self.read_buffered().await? == Flow::Stop {
+                return Ok(());
+            }
+            let may_close = !self.changes.writer.is_empty() && !self.changes.in_transaction();
+            tokio::select! {
+                biased;
+                () = stopped(&mut stop) => return Ok(()),
+                filled = self.client.fill() => {
+                    filled?;
+                    self.heard_at = Instant::now();
+                }
+                flow = self.delivery.ready(), if may_close => {
+                    if flow == Flow::Stop || self.hand_over().await? == Flow::Stop {
+                        return Ok(());
+                    }
+                }
+                flow = more_confirmed(&mut confirmed) => {
+                    if flow == Flow::Stop {
+                        return Ok(());
+                    }
+                    self.note_confirmed();
+                    self.send_status_if_due().await?;
+                }
+                _ = tick.tick() => {
+                    if self.on_tick().await? == Flow::Stop {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Goes over the complete messages in the buffer.
+    async fn read_buffered(&mut self) -> Result<Flow, Error> {
+        loop {
+            self.changes.now_us = now_us();
+            let (read, step) = self.read_some()?;
+            self.client.consume(read.bytes);
+            if read.reply_requested {
+                self.send_status(false).await?;
+            }
+            match step {
+                Step::Continue if !self.delivery.cover(self.changes.writer.bytes()) => {
+                    if !self.changes.writer.is_empty() && self.hand_over().await? == Flow::Stop {
+                        return Ok(Flow::Stop);
+                    }
+                }
+                Step::Continue => {}
+                Step::Relation(relation) => self.on_relation(&relation).await?,
+                Step::Full => {
+                    if self.hand_over().await? == Flow::Stop {
+                        return Ok(Flow::Stop);
+                    }
+                }
+                Step::Truncate(truncate) => {
+                    if self.truncate(truncate).await? == Flow::Stop {
+                        return Ok(Flow::Stop);
+                    }
+                }
+            }
+            if read.exhausted {
+                return Ok(Flow::Continue);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn read_some(&mut self) -> Result<(Read, Step), Error> {
+        let buffer = self.client.buffered();
+        let mut read = Read::default();
+        while read.bytes < DECODE_BYTES_MAX {
+            let rest = &buffer[read.bytes..];
+            let Frame::Complete { tag, bytes } = client::frame(rest)? else {
+                read.exhausted = true;
+                break;
+            };
+            let body = client::body(rest, bytes);
+            read.bytes += bytes;
+            match tag {
+                b'd' => match piece(body)? {
+                    Piece::Keepalive {
+                        sent,
+                        reply_requested,
+                    } => {
+                        read.reply_requested |= reply_requested;
+                        self.received = self.received.max(sent);
+                        self.changes.advance(sent);
+                    }
+                    Piece::Data { lsn, message } => {
+                        self.received = self.received.max(lsn);
+                        let step = self.changes.message(lsn, message)?;
+                        if !matches!(step, Step::Continue) {
+                            return Ok((read, step));
+                        }
+                    }
+                },
+                b'E' => return Err(client::server_error("stream changes", body)),
+                b'c' => {
+                    return Err(Error::transient("the server has ended the stream of changes"));
+                }
+                b'N' | b'S' | b'A' => {}
+                other => {
+                    return Err(Error::Protocol(format!(
+                        "an unexpected message '{}' while streaming",
+                        other.escape_ascii()
+                    )));
+                }
+            }
+        }
+        Ok((read, Step::Continue))
+    }
+
+    /// Closes the batch with all that is in it and hands it over, answering the server meanwhile.
+    pub(crate) async fn hand_over(&mut self) -> Result<Flow, Error> {
+        self.resolve_waiting().await?;
+        let closed = self.changes.close();
+        self.hand_over_closed(closed).await
+    }
+
+    pub(crate) async fn resolve_waiting(&mut self) -> Result<(), Error> {
+        let (writer, tables) = self.changes.parts();
+        if writer.waiting.is_empty() {
+            return Ok(());
+        }
+        toast::resolve(&mut self.side, writer, tables).await
+    }
+
+    pub(crate) async fn hand_over_closed(&mut self, closed: Closed) -> Result<Flow, Error> {
+        if self.wait_for_room().await? == Flow::Stop {
+            return Ok(Flow::Stop);
+        }
+        self.handed_over = closed.position.lsn;
+        self.advanced_at = Instant::now();
+        self.delivery.progress.events_total = self.changes.events_total;
+        self.delivery.progress.lag_seconds = closed
+            .last_commit_ts_us
+            .map(|committed| seconds(self.changes.now_us - committed));
+        self.delivery.send(closed).await
+    }
+
+    async fn wait_for_room(&mut self) -> Result<Flow, Error> {
+        let mut tick = interval(TICK);
+        let mut stop = self.delivery.stop_signal();
+        loop {
+            tokio::select! {
+                biased;
+                flow = self.delivery.ready() => return Ok(flow),
+                () = stopped(&mut stop) => return Ok(Flow::Stop),
+                _ = tick.tick() => {
+                    self.note_confirmed();
+                    self.send_status_if_due().await?;
+                    self.send_status_by_time().await?;
+                }
+            }
+        }
+    }
+
+    /// Waits until all that was handed over is durable.
+    pub(crate) async fn wait_until_settled(&mut self) -> Result<Flow, Error> {
+        let mut tick = interval(TICK);
+        let mut stop = self.delivery.stop_signal();
+        let mut confirmed = self.delivery.confirmed_signal();
+        loop {
+            self.note_confirmed();
+            if self.delivery.is_settled() {
+                return Ok(Flow::Continue);
+            }
+            tokio::select! {
+                biased;
+                () = stopped(&mut stop) => return Ok(Flow::Stop),
+                flow = more_confirmed(&mut confirmed) => {
+                    if flow == Flow::Stop {
+                        return Ok(flow);
+                    }
+                }
+                _ = tick.tick() => self.send_status_by_time().await?,
+            }
+        }
+    }
+
+    /// At the end of a run: what is on its way becomes durable, and the slot learns of it.
+    async fn settle(&mut self) {
+        let mut confirmed = self.delivery.confirmed_signal();
+        let settled = async {
+            loop {
+                self.note_confirmed();
+                if self.delivery.is_settled() || more_confirmed(&mut confirmed).await == Flow::Stop {
+                    return;
+                }
+            }
+        };
+        // Whatever is not confirmed in time is confirmed after the next start.
+        let _ = timeout(SETTLE_TIMEOUT, settled).await;
+        if self.status_due {
+            let _ = self.send_status(false).await;
+        }
+    }
+
+    async fn on_relation(&mut self, relation: &Relation) -> Result<(), Error> {
+        let oid = relation.oid;
+        let Some(known) = self.changes.position().tables.get(&oid).cloned() else {
+            self.changes.enter(oid, Entry::Ignored);
+            return Ok(());
+        };
+        let client = self.side.client().await?;
+        let tables = catalogue::fetch_tables(client, Wanted::Oid(oid)).await;
+        let tables = match tables {
+            Err(error) => {
+                self.side.discard();
+                return Err(error);
+            }
+            Ok(tables) => tables,
+        };
+        let table = tables.first();
+        let now = relation_change::follow(&known, relation, table, &self.config)?;
+        let table = table.ok_or_else(|| Error::Fatal("a dropped table was followed".to_owned()))?;
+        publication::check_identity(table)?;
+        let unchanged = now == known && self.changes.plan(oid).is_some();
+        if unchanged {
+            return Ok(());
+        }
+        let client = self.side.client().await?;
+        let defaults = catalogue::fetch_defaults(client, &self.config, table).await?;
+        let mut schema = table.schema(&self.config, &defaults)?;
+        schema.columns.retain(|column| {
+            now.columns.iter().any(|known| known.attnum == column.attnum)
+        });
+        for (column, known) in schema.columns.iter_mut().zip(&now.columns) {
+            column.nullable = known.nullable;
+        }
+        let captured = relation
+            .columns
+            .iter()
+            .map(|column| now.columns.iter().any(|known| known.name == column.name))
+            .collect();
+        let host = Arc::clone(&self.delivery.host);
+        let (plan, announcement) =
+            table_plan::compile(host.as_ref(), &self.config, schema, captured).await?;
+        host.announce_tables(&[announcement])
+            .await
+            .map_err(|source| Error::Host {
+                doing: format!("could not announce table {}", known.name),
+                source,
+            })?;
+        self.show_table(&plan);
+        self.changes.position_mut().tables.insert(oid, now);
+        self.changes.enter(oid, Entry::Captured(Box::new(plan)));
+        Ok(())
+    }
+
+    fn show_table(&mut self, plan: &table_plan::TablePlan) {
+        let tables = &mut self.delivery.progress.tables;
+        if !tables.iter().any(|shown| shown.table == plan.schema.id) {
+            tables.push(TableProgress {
+                table: plan.schema.id.clone(),
+                topic: plan.topic.to_string(),
+                state: TableState::Streaming,
+                rows_done: 0,
+                rows_total: None,
+            });
+        }
+    }
+
+    async fn on_tick(&mut self) -> Result<Flow, Error> {
+        self.note_confirmed();
+        self.send_status_if_due().await?;
+        self.send_status_by_time().await?;
+        if self.heard_at.elapsed() > SILENCE_MAX {
+            return Err(Error::transient(format!(
+                "the server has not been heard for {} s",
+                SILENCE_MAX.as_secs()
+            )));
+        }
+        self.read_lag_by_time().await;
+        self.advance_idle().await
+    }
+
+    /// Stores how far a quiet server has looked.
+    async fn advance_idle(&mut self) -> Result<Flow, Error> {
+        let idle = self.changes.writer.is_empty()
+            && !self.changes.in_transaction()
+            && self.delivery.is_settled()
+            && self.changes.position().lsn > self.handed_over
+            && self.advanced_at.elapsed() >= IDLE_ADVANCE_INTERVAL;
+        if idle {
+            return self.hand_over().await;
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn note_confirmed(&mut self) {
+        if let Some(durable) = self.delivery.take_confirmed() {
+            self.status_due |= durable > self.durable;
+            self.durable = self.durable.max(durable);
+            if self.delivery.is_settled() {
+                self.delivery.progress.lag_seconds = Some(0.0);
+            }
+        }
+    }
+
+    async fn send_status_if_due(&mut self) -> Result<(), Error> {
+        if self.status_due && self.status_sent_at.elapsed() >= STATUS_INTERVAL_MIN {
+            self.send_status(false).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn send_status_by_time(&mut self) -> Result<(), Error> {
+        if self.status_sent_at.elapsed() >= self.config.status_update_interval {
+            // The answer is a sign of life, and says how far the server has looked.
+            self.send_status(true).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_status(&mut self, wants_reply: bool) -> Result<(), Error> {
+        let status = status_update(self.received, self.durable, now_us(), wants_reply);
+        self.client.send_copy_data(&status).await?;
+        self.status_due = false;
+        self.status_sent_at = Instant::now();
+        Ok(())
+    }
+
+    /// Shows lag and retained log. A fault here concerns the display only; the stream has its own.
+    async fn read_lag_by_time(&mut self) {
+        if self.lag_read_at.is_some_and(|at| at.elapsed() < LAG_INTERVAL) {
+            return;
+        }
+        self.lag_read_at = Some(Instant::now());
+        let slot = match self.side.client().await {
+            Ok(client) => {
+                let fetched = slot::fetch(client, &self.config.slot_name);
+                timeout(self.config.query_timeout, fetched).await
+            }
+            Err(_) => return,
+        };
+        match slot {
+            Ok(Ok(Some(slot))) => {
+                let durable = self.durable.max(Lsn(0));
+                let lag = slot.end_of_log.0.saturating_sub(durable.0);
+                self.delivery.progress.lag_bytes = (durable.0 > 0).then_some(lag);
+                self.delivery.progress.retained_wal_bytes = slot.retained_bytes;
+            }
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(error = %error, "could not read the lag");
+                self.side.discard();
+            }
+            Err(_) => self.side.discard(),
+        }
+        self.delivery.progress.events_total = self.changes.events_total;
+        self.delivery.show();
+    }
+}
+
+/// What was read from the buffer.
+#[derive(Default)]
+struct Read {
+    bytes: usize,
+    /// Whether no complete message is left.
+    exhausted: bool,
+    reply_requested: bool,
+}
+
+/// The connector's clock.
+pub(crate) fn now_us() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|elapsed| i64::try_from(elapsed.as_micros()).ok())
+        .unwrap_or(0)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a lag shown to people; microseconds of years fit a double"
+)]
+fn seconds(micros: i64) -> f64 {
+    micros as f64 / 1e6
+}

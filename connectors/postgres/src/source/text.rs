@@ -1,0 +1,420 @@
+//! PostgreSQL's text form of values, turned into cells.
+//!
+//! Both pgoutput and COPY carry a value as its type's output function writes it, under the session
+//! settings of [`client`](super::client) (ISO dates in UTC, shortest exact floats, hex bytea). What
+//! is text stays where it lies; what has another form in a cell, numerics and bytea, is written into
+//! an [`Arena`], one piece of memory that is reused from row to row. Nothing is allocated per row.
+
+use hutong_schemas::cell::{Cell, NEGATIVE_INFINITY, Numeric, POSITIVE_INFINITY};
+use hutong_schemas::sql_type::SqlType;
+
+/// Why a text is not a value of its type. Holds no value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Malformed {
+    #[error("the value is not one of the type")]
+    Value,
+    #[error("the value is NaN or infinite, which no Avro decimal can hold")]
+    NotFinite,
+    #[error("the text is not UTF-8")]
+    NotUtf8,
+}
+
+/// Memory for decoded values, kept between rows.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    bytes: Vec<u8>,
+    limbs: Vec<u32>,
+}
+
+impl Scratch {
+    /// Hands out `bytes` bytes, which bound what the row's values need; see [`room`].
+    pub(crate) fn arena(&mut self, bytes: usize) -> Arena<'_> {
+        if self.bytes.len() < bytes {
+            self.bytes.resize(bytes, 0);
+        }
+        Arena {
+            free: &mut self.bytes,
+            limbs: &mut self.limbs,
+        }
+    }
+
+    /// Gives memory back after an unusually large row.
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
+        if self.bytes.len() > bytes {
+            self.bytes.truncate(bytes);
+            self.bytes.shrink_to_fit();
+        }
+    }
+}
+
+/// Returns how much a value of the type may need in the arena beyond the length of its text.
+pub(crate) fn room(sql_type: &SqlType) -> usize {
+    match sql_type {
+        SqlType::Numeric { scale, .. } => 8 + usize::from(scale.unsigned_abs()),
+        SqlType::NumericUnscaled => 8,
+        _ => 0,
+    }
+}
+
+/// What is left of the scratch memory while a row is decoded.
+#[derive(Debug)]
+pub(crate) struct Arena<'a> {
+    free: &'a mut [u8],
+    limbs: &'a mut Vec<u32>,
+}
+
+impl<'a> Arena<'a> {
+    fn take(&mut self, bytes: usize) -> &'a mut [u8] {
+        let (taken, free) = std::mem::take(&mut self.free).split_at_mut(bytes);
+        self.free = free;
+        taken
+    }
+}
+
+/// Decodes a value that is not NULL.
+pub(crate) fn decode<'a>(
+    sql_type: &SqlType,
+    text: &'a [u8],
+    arena: &mut Arena<'a>,
+) -> Result<Cell<'a>, Malformed> {
+    match sql_type {
+        SqlType::Text
+        | SqlType::Varchar { .. }
+        | SqlType::Char { .. }
+        | SqlType::Uuid
+        | SqlType::Json
+        | SqlType::Jsonb => std::str::from_utf8(text)
+            .map(Cell::Text)
+            .map_err(|_| Malformed::NotUtf8),
+        SqlType::Int2 | SqlType::Int4 | SqlType::Int8 => integer(text).map(Cell::Int),
+        SqlType::Numeric { scale, .. } => {
+            numeric(text, Some(i32::from(*scale)), arena).map(Cell::Numeric)
+        }
+        SqlType::NumericUnscaled => numeric(text, None, arena).map(Cell::Numeric),
+        SqlType::Timestamp { .. } => timestamp(text, Zone::None).map(Cell::Int),
+        SqlType::Timestamptz { .. } => timestamp(text, Zone::Offset).map(Cell::Int),
+        SqlType::Date => date(text).map(Cell::Int),
+        SqlType::Time { .. } => time(text).map(Cell::Int),
+        SqlType::Bool => match text {
+            b"t" => Ok(Cell::Bool(true)),
+            b"f" => Ok(Cell::Bool(false)),
+            _ => Err(Malformed::Value),
+        },
+        SqlType::Float4 => parse(text).map(Cell::Float4),
+        SqlType::Float8 => parse(text).map(Cell::Float8),
+        SqlType::Bytea => bytea(text, arena).map(Cell::Bytes),
+    }
+}
+
+fn parse<T: std::str::FromStr>(text: &[u8]) -> Result<T, Malformed> {
+    std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or(Malformed::Value)
+}
+
+/// Faster than `str::parse` by not looking at UTF-8 first; integers are the most frequent values.
+fn integer(text: &[u8]) -> Result<i64, Malformed> {
+    let (negative, digits) = match text.strip_prefix(b"-") {
+        Some(digits) => (true, digits),
+        None => (false, text),
+    };
+    if digits.is_empty() || digits.len() > 19 {
+        return Err(Malformed::Value);
+    }
+    let mut value = 0_i64;
+    for digit in digits {
+        let digit = i64::from(digit_value(*digit)?);
+        let shifted = value.checked_mul(10).ok_or(Malformed::Value)?;
+        // Negative numbers are built downwards: the smallest has no positive counterpart.
+        let next = if negative {
+            shifted.checked_sub(digit)
+        } else {
+            shifted.checked_add(digit)
+        };
+        value = next.ok_or(Malformed::Value)?;
+    }
+    Ok(value)
+}
+
+fn digit_value(byte: u8) -> Result<u8, Malformed> {
+    match byte {
+        b'0'..=b'9' => Ok(byte - b'0'),
+        _ => Err(Malformed::Value),
+    }
+}
+
+fn bytea<'a>(text: &[u8], arena: &mut Arena<'a>) -> Result<&'a [u8], Malformed> {
+    let hex = text.strip_prefix(b"\\x").ok_or(Malformed::Value)?;
+    let (pairs, rest) = hex.as_chunks::<2>();
+    if !rest.is_empty() {
+        return Err(Malformed::Value);
+    }
+    let out = arena.take(pairs.len());
+    for (byte, [high, low]) in out.iter_mut().zip(pairs) {
+        *byte = hex_value(*high)? << 4 | hex_value(*low)?;
+    }
+    Ok(out)
+}
+
+fn hex_value(byte: u8) -> Result<u8, Malformed> {
+    match byte {
+        b'0'..=b'9' => Ok(byte - b'0'),
+        b'a'..=b'f' => Ok(byte - b'a' + 10),
+        b'A'..=b'F' => Ok(byte - b'A' + 10),
+        _ => Err(Malformed::Value),
+    }
+}
+
+/// Decodes `[-]digits[.digits]` to the scale wanted, or to as many digits as are written.
+///
+/// A server that writes more digits than the column's scale, other than zeros, breaks the type; so
+/// does a negative scale whose last digits are not zeros.
+fn numeric<'a>(
+    text: &[u8],
+    wanted_scale: Option<i32>,
+    arena: &mut Arena<'a>,
+) -> Result<Numeric<'a>, Malformed> {
+    let (negative, text) = match text.strip_prefix(b"-") {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    if matches!(text, b"NaN" | b"Infinity") {
+        return Err(Malformed::NotFinite);
+    }
+    let point = text.iter().position(|byte| *byte == b'.');
+    let (whole, fraction) = match point {
+        Some(point) => (&text[..point], &text[point + 1..]),
+        None => (text, &[][..]),
+    };
+    let written = i32::try_from(fraction.len()).map_err(|_| Malformed::Value)?;
+    let scale = wanted_scale.unwrap_or(written);
+    let shift = scale - written;
+    let digits = whole.iter().chain(fraction).copied();
+    let count = whole.len() + fraction.len();
+    let surplus = usize::try_from(-shift).unwrap_or(0).min(count);
+    let padding = usize::try_from(shift).unwrap_or(0);
+    if digits.clone().skip(count - surplus).any(|digit| digit != b'0') {
+        return Err(Malformed::Value);
+    }
+    let zeros = std::iter::repeat_n(b'0', padding);
+    let significant = digits.take(count - surplus).chain(zeros);
+    let length = count - surplus + padding;
+    let unscaled = if length <= SMALL_DIGITS {
+        small_number(significant, negative, arena)?
+    } else {
+        large_number(significant, length, negative, arena)?
+    };
+    Ok(Numeric { unscaled, scale })
+}
+
+/// 10^38 is less than 2^127.
+const SMALL_DIGITS: usize = 38;
+
+fn small_number<'a>(
+    digits: impl Iterator<Item = u8>,
+    negative: bool,
+    arena: &mut Arena<'a>,
+) -> Result<&'a [u8], Malformed> {
+    let mut value = 0_i128;
+    for digit in digits {
+        value = value * 10 + i128::from(digit_value(digit)?);
+    }
+    let bytes = if negative { -value } else { value }.to_be_bytes();
+    let shortest = shortest(&bytes);
+    let out = arena.take(shortest.len());
+    out.copy_from_slice(shortest);
+    Ok(out)
+}
+
+/// Schoolbook conversion, nine digits at a time, into little-endian limbs. Quadratic, which for
+/// PostgreSQL's longest numbers (147,455 digits) is a fraction of a second and never happens.
+fn large_number<'a>(
+    digits: impl Iterator<Item = u8>,
+    length: usize,
+    negative: bool,
+    arena: &mut Arena<'a>,
+) -> Result<&'a [u8], Malformed> {
+    arena.limbs.clear();
+    let mut group = 0_u32;
+    let mut base = 1_u32;
+    for digit in digits {
+        group = group * 10 + u32::from(digit_value(digit)?);
+        base *= 10;
+        if base == 1_000_000_000 {
+            multiply_add(arena.limbs, base, group);
+            (group, base) = (0, 1);
+        }
+    }
+    multiply_add(arena.limbs, base, group);
+    // log2(10) / 8 = 0.4153 bytes a digit, one for the sign, and the last limb whole.
+    let bytes = (arena.limbs.len() * 4 + 1).min(length * 5 / 12 + 6);
+    let out = arena.take(bytes);
+    out.fill(0);
+    for (byte, limb_byte) in out
+        .iter_mut()
+        .rev()
+        .zip(arena.limbs.iter().flat_map(|limb| limb.to_le_bytes()))
+    {
+        *byte = limb_byte;
+    }
+    if negative {
+        negate(out);
+    }
+    Ok(shortest(out))
+}
+
+fn multiply_add(limbs: &mut Vec<u32>, factor: u32, summand: u32) {
+    let mut carry = u64::from(summand);
+    for limb in limbs.iter_mut() {
+        let sum = u64::from(*limb) * u64::from(factor) + carry;
+        *limb = low_half(sum);
+        carry = sum >> 32;
+    }
+    if carry > 0 {
+        limbs.push(low_half(carry));
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
+fn low_half(value: u64) -> u32 {
+    value as u32
+}
+
+/// Negates a big-endian two's complement number in place.
+fn negate(bytes: &mut [u8]) {
+    let mut carry = true;
+    for byte in bytes.iter_mut().rev() {
+        (*byte, carry) = (!*byte).overflowing_add(u8::from(carry));
+    }
+}
+
+/// Drops leading bytes that only repeat the sign.
+fn shortest(bytes: &[u8]) -> &[u8] {
+    let repeats = |pair: &[u8]| match pair {
+        [0x00, second] => *second < 0x80,
+        [0xFF, second] => *second >= 0x80,
+        _ => false,
+    };
+    let redundant = bytes.windows(2).take_while(|pair| repeats(pair)).count();
+    &bytes[redundant..]
+}
+
+const MICROS_PER_SECOND: i64 = 1_000_000;
+const SECONDS_PER_DAY: i64 = 86_400;
+
+/// `infinity`, `-infinity`, or something finite.
+fn unless_infinite(
+    text: &[u8],
+    finite: impl FnOnce(&[u8]) -> Result<i64, Malformed>,
+) -> Result<i64, Malformed> {
+    match text {
+        b"infinity" => Ok(POSITIVE_INFINITY),
+        b"-infinity" => Ok(NEGATIVE_INFINITY),
+        text => finite(text),
+    }
+}
+
+fn date(text: &[u8]) -> Result<i64, Malformed> {
+    unless_infinite(text, |text| {
+        let (text, era) = split_era(text);
+        days(text, era)
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Era {
+    BeforeChrist,
+    Common,
+}
+
+fn split_era(text: &[u8]) -> (&[u8], Era) {
+    match text.strip_suffix(b" BC") {
+        Some(rest) => (rest, Era::BeforeChrist),
+        None => (text, Era::Common),
+    }
+}
+
+/// Days since 1970-01-01 of `YYYY-MM-DD` in the proleptic Gregorian calendar, by counting from
+/// 0000-03-01, where leap days come last in a year.
+fn days(text: &[u8], era: Era) -> Result<i64, Malformed> {
+    let mut parts = text.splitn(3, |byte| *byte == b'-');
+    let mut part = || parts.next().ok_or(Malformed::Value).and_then(integer);
+    let (year, month, day) = (part()?, part()?, part()?);
+    if !(0..=10_000_000).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return Err(Malformed::Value);
+    }
+    // 1 BC is the year 0.
+    let year = if era == Era::BeforeChrist { 1 - year } else { year };
+    let year = if month <= 2 { year - 1 } else { year };
+    let century = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    Ok(century * 146_097 + day_of_era - 719_468)
+}
+
+/// Microseconds since midnight of `HH:MM:SS[.ffffff]`.
+fn time(text: &[u8]) -> Result<i64, Malformed> {
+    let (clock, fraction) = match text.iter().position(|byte| *byte == b'.') {
+        Some(point) => (&text[..point], &text[point + 1..]),
+        None => (text, &[][..]),
+    };
+    if fraction.len() > 6 {
+        return Err(Malformed::Value);
+    }
+    let mut micros = if fraction.is_empty() { 0 } else { integer(fraction)? };
+    for _ in fraction.len()..6 {
+        micros *= 10;
+    }
+    Ok(seconds(clock)? * MICROS_PER_SECOND + micros)
+}
+
+/// Seconds of `HH[:MM[:SS]]`.
+fn seconds(text: &[u8]) -> Result<i64, Malformed> {
+    let mut total = 0;
+    let mut unit = 3600;
+    for part in text.split(|byte| *byte == b':') {
+        if unit == 0 || part.len() > 3 {
+            return Err(Malformed::Value);
+        }
+        total += integer(part)? * unit;
+        unit /= 60;
+    }
+    Ok(total)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Zone {
+    None,
+    Offset,
+}
+
+fn timestamp(text: &[u8], zone: Zone) -> Result<i64, Malformed> {
+    unless_infinite(text, |text| {
+        let (text, era) = split_era(text);
+        let space = text.iter().position(|byte| *byte == b' ');
+        let (date, rest) = text.split_at(space.ok_or(Malformed::Value)?);
+        let rest = &rest[1..];
+        let (clock, offset) = match zone {
+            Zone::None => (rest, 0),
+            Zone::Offset => split_offset(rest)?,
+        };
+        let midnight = days(date, era)? * SECONDS_PER_DAY - offset;
+        midnight
+            .checked_mul(MICROS_PER_SECOND)
+            .and_then(|midnight| midnight.checked_add(time(clock).ok()?))
+            .ok_or(Malformed::Value)
+    })
+}
+
+/// Splits `HH:MM:SS+HH[:MM[:SS]]` into the clock and the seconds that it is ahead of UTC.
+fn split_offset(text: &[u8]) -> Result<(&[u8], i64), Malformed> {
+    let sign = text
+        .iter()
+        .position(|byte| matches!(byte, b'+' | b'-'))
+        .ok_or(Malformed::Value)?;
+    let ahead = seconds(&text[sign + 1..])?;
+    let offset = if text[sign] == b'-' { -ahead } else { ahead };
+    Ok((&text[..sign], offset))
+}
