@@ -62,7 +62,8 @@ pub(crate) const TIMESTAMP: &str = "io.debezium.time.Timestamp";
 pub(crate) const MICRO_TIMESTAMP: &str = "io.debezium.time.MicroTimestamp";
 pub(crate) const ZONED_TIMESTAMP: &str = "io.debezium.time.ZonedTimestamp";
 
-/// The attribute that carries a view column's SQL type.
+/// The attribute that carries a view column's SQL type: of its type, or of the field where the type
+/// is a named one.
 pub(crate) const SQL_TYPE_ATTRIBUTE: &str = "hutong.sql.type";
 
 impl Form {
@@ -163,7 +164,7 @@ impl TypeWriter {
     ) -> String {
         let value_type = self.value_type(sql_type, default);
         let field = Object::new().text("name", name);
-        match (nullable, default) {
+        let field = match (nullable, default) {
             (false, None) => field.raw("type", value_type),
             (false, Some(default)) => field.raw("type", value_type).raw("default", default),
             (true, None) => field
@@ -172,8 +173,13 @@ impl TypeWriter {
             (true, Some(default)) => field
                 .raw("type", format_args!("[{value_type},\"null\"]"))
                 .raw("default", default),
+        };
+        // A named type is shared by fields of several SQL types, so there the field is marked.
+        if self.marks_sql_types && Form::of(sql_type) == Form::VariableDecimal {
+            field.text(SQL_TYPE_ATTRIBUTE, &sql_type.to_string()).end()
+        } else {
+            field.end()
         }
-        .end()
     }
 
     fn value_type(&mut self, sql_type: SqlType, default: Option<&Value>) -> String {
@@ -224,7 +230,7 @@ impl TypeWriter {
         if form == Form::Int16 {
             object = object.text("connect.type", "int16");
         }
-        if self.marks_sql_types {
+        if self.marks_sql_types && form != Form::VariableDecimal {
             object = object.text(SQL_TYPE_ATTRIBUTE, &sql_type.to_string());
         }
         if matches!(form, Form::Decimal { .. }) {

@@ -210,13 +210,24 @@ impl<'s> Names<'s> {
         namespace: &str,
     ) -> Result<Vec<Column>, Error> {
         let fields = Self::fields(record)?;
+        let objects = record.get("fields").and_then(Value::as_array);
         fields
             .into_iter()
-            .map(|(name, field_type)| self.column(name, field_type, namespace))
+            .zip(objects.into_iter().flatten())
+            .map(|((name, field_type), object)| {
+                let mark = object.get(SQL_TYPE_ATTRIBUTE).and_then(Value::as_str);
+                self.column(name, field_type, mark, namespace)
+            })
             .collect()
     }
 
-    fn column(&self, name: &str, field_type: &'s Value, namespace: &str) -> Result<Column, Error> {
+    fn column(
+        &self,
+        name: &str,
+        field_type: &'s Value,
+        field_mark: Option<&str>,
+        namespace: &str,
+    ) -> Result<Column, Error> {
         let unsupported = || Error::UnsupportedField {
             field: name.to_owned(),
             avro_type: field_type.to_string(),
@@ -225,7 +236,7 @@ impl<'s> Names<'s> {
             .nullability(field_type, namespace)?
             .ok_or_else(unsupported)?;
         let derived = derived_sql_type(&value_type).ok_or_else(unsupported)?;
-        let sql_type = match marked_sql_type(&value_type) {
+        let sql_type = match field_mark.or_else(|| marked_sql_type(&value_type)) {
             None => derived,
             Some(marked) => {
                 let marked: SqlType = marked.parse().map_err(|_| unsupported())?;
