@@ -24,7 +24,7 @@ pub enum Decision {
     Unavailable,
 }
 
-/// Applies one view to the rows of one writer schema.
+/// Applies one view to the rows, or the keys, of one writer schema.
 #[derive(Debug)]
 pub struct Evaluator {
     view: String,
@@ -54,10 +54,8 @@ struct OutputColumn {
 struct KeyColumn {
     name: String,
     sql_type: SqlType,
-    /// Index into the rows that arrive.
-    in_row: usize,
-    /// Index into the keys that arrive.
-    in_key: usize,
+    /// Index into the rows, or the keys, that arrive.
+    index: usize,
 }
 
 /// One field of the output: a cell of the row, or a piece of the masked text.
@@ -69,56 +67,68 @@ enum Output {
 }
 
 impl Evaluator {
-    /// Compiles a view for rows with these columns, and keys with these fields.
+    /// Compiles a view for rows with these columns.
     ///
     /// # Errors
     /// [`Error::Document`], [`Error::Column`] and [`Error::Secret`], all definite.
     pub fn new(
         task: &ViewTask,
         columns: &[FieldInfo],
-        key_fields: &[FieldInfo],
         master_secret: Option<&[u8]>,
     ) -> Result<Self, Error> {
-        let view = || task.name.clone();
-        let document = |errors: String| Error::Document {
-            view: view(),
-            errors,
-        };
-        let plan = compile(&task.document, &task.table).map_err(|errors| {
-            let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            document(texts.join("; "))
-        })?;
-        let positions = positions(task, &plan, columns)?;
-        let at = |index: usize| positions[index].expect("a used column has a position");
+        let plan = plan(task)?;
+        let positions = positions(task, plan.used_columns(), columns)?;
         let secret = check_secret(task, &plan, master_secret)?;
-        let condition = plan.condition.map(|condition| condition.at(&positions));
+        let mut evaluator = Self::keyed(task, &plan, &positions, secret)?;
+        let at = |index: usize| positions[index].expect("a used column has a position");
         let hash_key = |name: &str| {
             let version = task.share_key_version;
             secret.map(|master| Key::derive(master, "hash", &task.document.share, version, &[name]))
         };
-        let outputs = plan.columns.iter().map(|column| OutputColumn {
-            index: at(column.index),
-            sql_type: column.sql_type,
-            hash_key: if column.mask == Mask::Hash {
-                hash_key(&column.name)
-            } else {
-                None
-            },
-            mask: column.mask.clone(),
-        });
-        let key = plan.key.iter().map(|index| {
-            let column = &task.table.columns[*index];
-            let in_key = key_fields
-                .iter()
-                .position(|field| field.name == column.name);
-            Ok(KeyColumn {
-                name: column.name.clone(),
+        evaluator.columns = plan
+            .columns
+            .iter()
+            .map(|column| OutputColumn {
+                index: at(column.index),
                 sql_type: column.sql_type,
-                in_row: at(*index),
-                in_key: in_key.ok_or_else(|| {
-                    missing(task, &column.name, "is not in the keys of the topic")
-                })?,
+                hash_key: if column.mask == Mask::Hash {
+                    hash_key(&column.name)
+                } else {
+                    None
+                },
+                mask: column.mask.clone(),
             })
+            .collect();
+        evaluator.condition = plan.condition.map(|condition| condition.at(&positions));
+        Ok(evaluator)
+    }
+
+    /// Compiles a view for the topic's keys alone, where no row is left: only
+    /// [`Evaluator::key`] may be called.
+    ///
+    /// # Errors
+    /// As [`Evaluator::new`].
+    pub fn for_keys(
+        task: &ViewTask,
+        key_fields: &[FieldInfo],
+        master_secret: Option<&[u8]>,
+    ) -> Result<Self, Error> {
+        let plan = plan(task)?;
+        let positions = positions(task, plan.key.clone(), key_fields)?;
+        let secret = check_secret(task, &plan, master_secret)?;
+        Self::keyed(task, &plan, &positions, secret)
+    }
+
+    fn keyed(
+        task: &ViewTask,
+        plan: &ViewPlan,
+        positions: &[Option<usize>],
+        secret: Option<&[u8]>,
+    ) -> Result<Self, Error> {
+        let key = plan.key.iter().map(|index| KeyColumn {
+            name: task.table.columns[*index].name.clone(),
+            sql_type: task.table.columns[*index].sql_type,
+            index: positions[*index].expect("a used column has a position"),
         });
         let row_key = match secret {
             Some(master) if plan.hides_key => Some(RowKey::new(
@@ -131,18 +141,18 @@ impl Evaluator {
         };
         let encoder = |schema: &str, id| {
             RecordEncoder::compile(schema, id).map_err(|source| Error::Encode {
-                view: view(),
+                view: task.name.clone(),
                 source,
             })
         };
         Ok(Self {
-            columns: outputs.collect(),
-            key: key.collect::<Result<_, Error>>()?,
+            view: task.name.clone(),
+            condition: None,
+            columns: Vec::new(),
+            key: key.collect(),
+            row_key,
             key_encoder: encoder(&task.key_schema, task.key_schema_id)?,
             value_encoder: encoder(&task.value_schema, task.value_schema_id)?,
-            view: view(),
-            condition,
-            row_key,
             scratch: String::new(),
             masked: String::new(),
             outputs: Vec::new(),
@@ -164,7 +174,7 @@ impl Evaluator {
     ) -> Result<Decision, Error> {
         self.masked.clear();
         self.outputs.clear();
-        self.write_key(|column| cells[column.in_row], key)?;
+        self.write_key(|column| cells[column.index], key)?;
         if let Some(condition) = &self.condition
             && condition.evaluate(cells) != Truth::True
         {
@@ -227,7 +237,7 @@ impl Evaluator {
     pub fn key(&mut self, key_cells: &[Cell<'_>], key: &mut Vec<u8>) -> Result<(), Error> {
         self.masked.clear();
         self.outputs.clear();
-        self.write_key(|column| key_cells[column.in_key], key)
+        self.write_key(|column| key_cells[column.index], key)
     }
 
     /// Encodes the key; if it is hidden, its text begins `masked` and its field the outputs.
@@ -281,29 +291,30 @@ impl Evaluator {
     }
 }
 
-/// Returns, per column of the table, where it stands in the rows that arrive.
+fn plan(task: &ViewTask) -> Result<ViewPlan, Error> {
+    compile(&task.document, &task.table).map_err(|errors| {
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        Error::Document {
+            view: task.name.clone(),
+            errors: texts.join("; "),
+        }
+    })
+}
+
+/// Returns, per column of the table, where it stands in what arrives; the used ones must be there.
 fn positions(
     task: &ViewTask,
-    plan: &ViewPlan,
-    columns: &[FieldInfo],
+    used: Vec<usize>,
+    arriving: &[FieldInfo],
 ) -> Result<Vec<Option<usize>>, Error> {
-    let find = |name: &str| columns.iter().position(|column| column.name == name);
-    let positions: Vec<Option<usize>> = task
-        .table
-        .columns
-        .iter()
-        .map(|column| find(&column.name))
-        .collect();
-    for index in plan.used_columns() {
-        let column = &task.table.columns[index];
-        let arriving = positions[index].map(|position| columns[position].sql_type);
-        match arriving {
+    let find = |name: &str| arriving.iter().position(|field| field.name == name);
+    let columns = &task.table.columns;
+    let positions: Vec<Option<usize>> = columns.iter().map(|column| find(&column.name)).collect();
+    for index in used {
+        let column = &columns[index];
+        match positions[index].map(|position| arriving[position].sql_type) {
             None => {
-                return Err(missing(
-                    task,
-                    &column.name,
-                    "is no longer in the rows of the topic",
-                ));
+                return Err(missing(task, &column.name, "is no longer in the rows of the topic"));
             }
             Some(found) if !same_cells(found, column.sql_type) => {
                 let problem = format!(

@@ -1,1 +1,27 @@
-//! Views as operators: changes and state in, changes and state out.
+//! Views as operators: changes of a table and state go in, changes of views and state come out.
+//!
+//! There is no Kafka client here, no database and no clock. A worker's loop feeds records of one
+//! input partition to a [`Processor`], commits what it puts into a batch together with the positions
+//! that it names, and then tells it that the commit happened; what was not committed leaves no
+//! trace in the state.
+//!
+//! Read in this order: what is stored ([`store`]), what is committed with the output ([`position`]),
+//! what one change does to one view ([`view`]), and the [`processor`] over all views of a partition.
+
+mod decoders;
+mod difference;
+mod error;
+pub mod fjall_store;
+mod header;
+pub mod memory_store;
+mod pending;
+pub mod position;
+pub mod processor;
+pub mod store;
+pub mod view;
+
+pub use error::Error;
+pub use fjall_store::FjallStore;
+pub use memory_store::MemoryStore;
+pub use processor::{Input, Processor, Step};
+pub use store::Store;

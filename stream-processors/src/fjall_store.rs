@@ -1,0 +1,192 @@
+//! The store on disk: three keyspaces of one fjall database, written in one batch.
+//!
+//! Writes reach the operating system, not the disk: after a crash of the machine the store may be
+//! behind Kafka, which is what it is allowed to be, and it can be rebuilt from Kafka altogether.
+
+use std::ops::Bound;
+use std::path::Path;
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+
+use crate::Error;
+use crate::store::{Member, Store, StoreBatch, StorePosition, ViewId, VisitMember, VisitRow, split_member_key};
+
+/// Memory that one partition's store may take for blocks it has read. There is a store for each
+/// partition with views, so it is small.
+const CACHE_BYTES: u64 = 8 * 1024 * 1024;
+/// Memory for what was written and is not on disk yet, per keyspace.
+const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
+/// How many removals go into one batch when members are forgotten.
+const CLEAR_BATCH: usize = 10_000;
+
+const POSITION: &[u8] = b"position";
+
+/// The store.
+pub struct FjallStore {
+    database: Database,
+    rows: Keyspace,
+    members: Keyspace,
+    meta: Keyspace,
+}
+
+impl std::fmt::Debug for FjallStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FjallStore").finish_non_exhaustive()
+    }
+}
+
+fn failed(operation: &'static str) -> impl Fn(fjall::Error) -> Error {
+    move |source| Error::Store { operation, source: Box::new(source) }
+}
+
+impl FjallStore {
+    /// Opens or creates the store in a folder. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Store`], also while another process has it open.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let database = Database::builder(folder)
+            .cache_size(CACHE_BYTES)
+            .worker_threads(1)
+            .open()
+            .map_err(failed("open"))?;
+        let keyspace = |name| {
+            database
+                .keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES))
+                .map_err(failed("open"))
+        };
+        Ok(Self {
+            rows: keyspace("rows")?,
+            members: keyspace("members")?,
+            meta: keyspace("meta")?,
+            database,
+        })
+    }
+}
+
+fn member_key(view: &ViewId, key: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(view.as_bytes().len() + key.len());
+    bytes.extend_from_slice(view.as_bytes());
+    bytes.extend_from_slice(key);
+    bytes
+}
+
+impl Store for FjallStore {
+    fn position(&self) -> Result<Option<StorePosition>, Error> {
+        let Some(bytes) = self.meta.get(POSITION).map_err(failed("read"))? else {
+            return Ok(None);
+        };
+        crate::position::read_versioned(&bytes, "the state store's position").map(Some)
+    }
+
+    fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let row = self.rows.get(key).map_err(failed("read"))?;
+        Ok(row.map(|row| row.to_vec()))
+    }
+
+    fn rows_after(&self, key: Option<&[u8]>, visit: VisitRow<'_>) -> Result<(), Error> {
+        let start = key.map_or(Bound::Unbounded, |key| Bound::Excluded(key.to_vec()));
+        for entry in self.rows.range::<Vec<u8>, _>((start, Bound::Unbounded)) {
+            let (key, row) = entry.into_inner().map_err(failed("read"))?;
+            if !visit(&key, &row)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn count_rows(&self) -> Result<u64, Error> {
+        let count = self.rows.len().map_err(failed("read"))?;
+        Ok(u64::try_from(count).unwrap_or(u64::MAX))
+    }
+
+    fn member(&self, view: &ViewId, key: &[u8]) -> Result<Option<Member>, Error> {
+        let bytes = self.members.get(member_key(view, key)).map_err(failed("read"))?;
+        Ok(bytes.and_then(|bytes| Member::from_bytes(&bytes)))
+    }
+
+    fn members_after(&self, view: &ViewId, key: Option<&[u8]>, visit: VisitMember<'_>) -> Result<(), Error> {
+        let start = match key {
+            Some(key) => Bound::Excluded(member_key(view, key)),
+            None => Bound::Included(view.as_bytes().to_vec()),
+        };
+        for entry in self.members.range::<Vec<u8>, _>((start, Bound::Unbounded)) {
+            let (key, member) = entry.into_inner().map_err(failed("read"))?;
+            let Some(key) = key.strip_prefix(view.as_bytes()) else {
+                break;
+            };
+            if let Some(member) = Member::from_bytes(&member)
+                && !visit(key, member)?
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, changes: StoreBatch, position: &StorePosition) -> Result<(), Error> {
+        let mut batch = self.database.batch();
+        for (key, row) in changes.rows {
+            match row {
+                Some(row) => batch.insert(&self.rows, key, row),
+                None => batch.remove(&self.rows, key),
+            }
+        }
+        for (view, key, member) in changes.members {
+            let key = member_key(&view, &key);
+            match member {
+                Some(member) => batch.insert(&self.members, key, member.to_bytes()),
+                None => batch.remove(&self.members, key),
+            }
+        }
+        let text = serde_json::to_vec(position).expect("a position is representable in JSON");
+        batch.insert(&self.meta, POSITION, text);
+        batch.commit().map_err(failed("write"))
+    }
+
+    fn clear_rows(&mut self) -> Result<(), Error> {
+        self.meta.remove(POSITION).map_err(failed("write"))?;
+        self.rows.clear().map_err(failed("clear"))
+    }
+
+    fn clear_members(&mut self, view: &ViewId) -> Result<(), Error> {
+        loop {
+            let mut batch = self.database.batch();
+            for entry in self.members.prefix(view.as_bytes()).take(CLEAR_BATCH) {
+                batch.remove(&self.members, entry.key().map_err(failed("read"))?);
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            batch.commit().map_err(failed("clear"))?;
+        }
+    }
+
+    fn views(&self) -> Result<Vec<ViewId>, Error> {
+        let mut views: Vec<ViewId> = Vec::new();
+        let mut start = Bound::Unbounded;
+        while let Some(entry) = self.members.range::<Vec<u8>, _>((start, Bound::Unbounded)).next() {
+            let key = entry.key().map_err(failed("read"))?;
+            let Some((view, _)) = split_member_key(&key) else {
+                break;
+            };
+            let behind = successor(view.as_bytes());
+            views.push(view);
+            start = Bound::Included(behind);
+        }
+        Ok(views)
+    }
+}
+
+/// Returns the first bytes behind all that begin with `prefix`, which begins with a name and so is
+/// not all 0xFF.
+fn successor(prefix: &[u8]) -> Vec<u8> {
+    let mut bytes = prefix.to_vec();
+    while bytes.last() == Some(&0xFF) {
+        bytes.pop();
+    }
+    if let Some(last) = bytes.last_mut() {
+        *last += 1;
+    }
+    bytes
+}

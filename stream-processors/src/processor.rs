@@ -1,0 +1,639 @@
+//! All views over one partition of a table's topic.
+//!
+//! ```text
+//!   adopt ─▶ rebuild members ─▶ replay rows ─▶ ┌ change … change, difference ┐ ─▶ committed
+//!   (tasks, positions)  (view topics)  (input)  └───────── one batch ─────────┘    or aborted
+//! ```
+//!
+//! The processor is a state machine without a clock and without I/O but the store's. Everything
+//! that a batch does is provisional until [`Processor::committed`]: rows and members are pending in
+//! memory, and each view remembers what it was. [`Processor::aborted`] forgets the batch, whose
+//! records can then be fed again, for instance without a view whose output was refused.
+//!
+//! Which state is to be trusted at a start is a comparison of two positions: the committed one, read
+//! after fencing, and the store's. The store applies a batch after its commit, so it reflects a
+//! commit of the past; commits are counted, and only if the counts are equal are its members those
+//! of the last commit. Else they are read anew from the views' topics, and the rows are brought up
+//! from the store's offset to the committed one. A store of another topic, or one that has not been
+//! kept up for so long that tombstones may have gone, is emptied first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hutong_policies::{ViewState, ViewTask};
+use hutong_schemas::batch::RecordBatch;
+use hutong_schemas::cell::Cell;
+use hutong_schemas::class::Classified;
+use hutong_schemas::envelope::Op;
+use hutong_schemas::position::SchemaId;
+use hutong_schemas::wire;
+use serde_json::Value;
+
+use crate::Error;
+use crate::decoders::Decoders;
+use crate::difference::{self, Part};
+use crate::pending::Pending;
+use crate::position::{InputPosition, Progress, VERSION, ViewPosition};
+use crate::store::{Member, Store, StoreBatch, StorePosition, ViewId};
+use crate::view::{Effects, InputKey, Row, View, digest};
+
+/// A record of the input.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// The offset.
+    pub offset: i64,
+    /// The key with its prefix.
+    pub key: Option<&'a [u8]>,
+    /// The value with its prefix; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+}
+
+impl std::fmt::Debug for Input<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Input").field("offset", &self.offset).finish_non_exhaustive()
+    }
+}
+
+/// What a call came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It is done.
+    Done,
+    /// A schema must be given to [`Processor::add_schema`], then the call be repeated. Nothing has
+    /// happened, but for the part of a difference run before the row that needs it.
+    Needs(SchemaId),
+}
+
+/// What a start must read before the first change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rebuild {
+    /// Views whose members must be read from their topics, as indices into [`Processor::views`].
+    pub members: Vec<usize>,
+    /// Where the rows' input must be read from, up to the committed position: an offset, or the
+    /// beginning.
+    pub rows_from: Option<RowsFrom>,
+}
+
+/// Where rows are to be read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowsFrom {
+    /// The beginning of the partition.
+    Beginning,
+    /// This offset.
+    Offset(i64),
+}
+
+/// The views over one partition.
+#[derive(Debug)]
+pub struct Processor<S> {
+    store: S,
+    partition: i32,
+    topic_id: String,
+    secret: Option<Vec<u8>>,
+    decoders: Decoders,
+    views: Vec<View>,
+    /// Views whose positions must be deleted with the next commit.
+    gone: BTreeSet<String>,
+    pending: Pending,
+    position: InputPosition,
+    /// The position as it is after an abort.
+    saved: InputPosition,
+    /// Whether views must be compared with the rows once the end of the input was reached.
+    at_end: AtEnd,
+}
+
+/// What is to be done at the end of the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AtEnd {
+    /// Nothing.
+    Nothing,
+    /// A difference run of every view, after an absence in which tombstones may have gone.
+    Difference,
+    /// It has begun, and is not committed.
+    Begun,
+}
+
+impl<S: Store> Processor<S> {
+    /// Makes a processor for a partition, without views. `position` is the committed one.
+    /// `now_ms` and `stale_after_ms` decide whether what the store has may lack deletions.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn new(
+        mut store: S,
+        partition: i32,
+        topic_id: &str,
+        secret: Option<Vec<u8>>,
+        position: Option<InputPosition>,
+        now_ms: i64,
+        stale_after_ms: i64,
+    ) -> Result<Self, Error> {
+        let had_position = position.is_some();
+        let same_topic = position.filter(|position| position.topic_id == topic_id);
+        let is_stale = |read_up_to_ms: i64| now_ms.saturating_sub(read_up_to_ms) > stale_after_ms;
+        let difference_at_end = match &same_topic {
+            Some(position) => is_stale(position.read_up_to_ms),
+            None => had_position,
+        };
+        let usable = |stored: &StorePosition| {
+            same_topic.as_ref().is_some_and(|position| stored.next_offset <= position.next_offset)
+                && stored.topic_id == topic_id
+                && !is_stale(stored.read_up_to_ms)
+        };
+        if store.position()?.is_some_and(|stored| !usable(&stored)) {
+            store.clear_rows()?;
+        }
+        let position = same_topic.unwrap_or_else(|| InputPosition {
+            v: VERSION,
+            topic_id: topic_id.to_owned(),
+            next_offset: 0,
+            seq: 0,
+            read_up_to_ms: now_ms,
+        });
+        Ok(Self {
+            store,
+            partition,
+            topic_id: topic_id.to_owned(),
+            secret,
+            decoders: Decoders::default(),
+            views: Vec::new(),
+            gone: BTreeSet::new(),
+            pending: Pending::default(),
+            saved: position.clone(),
+            position,
+            at_end: if difference_at_end { AtEnd::Difference } else { AtEnd::Nothing },
+        })
+    }
+
+    /// Takes up the views of a task, at the start or of a newer version while running (between
+    /// batches). `positions` are the committed ones of views that are new here.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn adopt(&mut self, tasks: Vec<ViewTask>, positions: &BTreeMap<String, ViewPosition>) -> Result<Rebuild, Error> {
+        let stored = self.store.position()?;
+        let members_known = self.position.seq > 0 && stored.as_ref().is_some_and(|stored| stored.seq == self.position.seq);
+        let total = self.store.count_rows()?;
+        let mut before: BTreeMap<String, View> =
+            std::mem::take(&mut self.views).into_iter().map(|view| (view.task.name.clone(), view)).collect();
+        let mut members = Vec::new();
+        for task in tasks {
+            let running = before.remove(&task.name).filter(|view| view.task.generation == task.generation);
+            let committed = match &running {
+                Some(view) => view.committed.clone(),
+                None => positions.get(&task.name).cloned(),
+            };
+            self.gone.remove(&task.name);
+            let mut view = take_up(task, committed, total, running.is_none());
+            let needs_members = match view.position.progress {
+                Progress::Expired | Progress::Revoked => false,
+                Progress::Pending
+                | Progress::Filling { .. }
+                | Progress::Sweeping { .. }
+                | Progress::Live
+                | Progress::Suspended { .. }
+                | Progress::Expiring => true,
+            };
+            let known = running.is_some() || (members_known && positions.contains_key(&view.task.name));
+            if needs_members && !known {
+                restart_unmarked(&mut view, total);
+                members.push(self.views.len());
+            } else {
+                view.rows = match running {
+                    Some(running) => running.rows,
+                    None => count_members(&self.store, &view.id)?,
+                };
+            }
+            view.save();
+            self.views.push(view);
+        }
+        let kept: BTreeSet<&str> = self.views.iter().map(|view| view.task.name.as_str()).collect();
+        let gone = before.keys().chain(positions.keys()).filter(|name| !kept.contains(name.as_str()));
+        self.gone.extend(gone.cloned());
+        self.forget_other_members(&members)?;
+        let rows_from = match stored {
+            _ if self.position.seq == 0 => None,
+            None => Some(RowsFrom::Beginning),
+            Some(stored) if stored.next_offset < self.position.next_offset => Some(RowsFrom::Offset(stored.next_offset)),
+            Some(_) => None,
+        };
+        Ok(Rebuild { members, rows_from })
+    }
+
+    /// Forgets members of views that are not here, and of those that will be read anew.
+    fn forget_other_members(&mut self, rebuilt: &[usize]) -> Result<(), Error> {
+        for id in self.store.views()? {
+            let here = self.views.iter().position(|view| view.id == id);
+            if here.is_none_or(|index| rebuilt.contains(&index)) {
+                self.store.clear_members(&id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a part of a view's topic, read from its beginning, into its members.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Input`].
+    pub fn rebuild_members<'a>(
+        &mut self,
+        view: usize,
+        records: impl Iterator<Item = Input<'a>>,
+    ) -> Result<(), Error> {
+        let id = self.views[view].id.clone();
+        let mut batch = StoreBatch::default();
+        for record in records {
+            let (_, key) = split_key(&record)?;
+            let member = record.value.map(|value| Member { digest: digest(value), mark: 0 });
+            batch.members.push((id.clone(), key.to_vec(), member));
+        }
+        let position = self.unknown_members()?;
+        self.store.apply(batch, &position)
+    }
+
+    /// Ends the rebuilding of a view's members.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn members_rebuilt(&mut self, view: usize) -> Result<(), Error> {
+        let view = &mut self.views[view];
+        view.rows = count_members(&self.store, &view.id)?;
+        view.save();
+        Ok(())
+    }
+
+    /// Puts input records from before the committed position into the rows; `next_offset` is the one
+    /// behind them.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Input`], [`Error::Unexpected`].
+    pub fn replay_rows<'a>(
+        &mut self,
+        records: impl Iterator<Item = Input<'a>>,
+        next_offset: i64,
+    ) -> Result<Step, Error> {
+        let mut batch = StoreBatch::default();
+        for record in records {
+            let (_, key) = split_key(&record)?;
+            let Some(value) = record.value else {
+                batch.rows.push((key.to_vec(), None));
+                continue;
+            };
+            let (schema, _) = split_value(&record, value)?;
+            let Some(decoder) = self.decoders.value(schema) else {
+                return Ok(Step::Needs(schema));
+            };
+            let (mut before, mut after) = (Vec::new(), Vec::new());
+            let head = decoder
+                .event
+                .decode(value, &mut before, &mut after)
+                .map_err(|source| Error::Input { offset: record.offset, source })?;
+            batch.rows.push((key.to_vec(), stored_row(value, head.after_range)));
+        }
+        let mut position = self.unknown_members()?;
+        position.next_offset = next_offset;
+        self.store.apply(batch, &position)?;
+        Ok(Step::Done)
+    }
+
+    /// Says that rows and members are those of the committed position.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn rebuilt(&mut self) -> Result<(), Error> {
+        if self.position.seq > 0 {
+            let position = self.store_position();
+            self.store.apply(StoreBatch::default(), &position)?;
+        }
+        let total = self.store.count_rows()?;
+        for view in &mut self.views {
+            if matches!(view.position.progress, Progress::Filling { .. }) {
+                view.position.total = view.position.total.max(total);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the store's position with members that reflect no commit.
+    fn unknown_members(&self) -> Result<StorePosition, Error> {
+        let stored = self.store.position()?;
+        Ok(StorePosition {
+            seq: 0,
+            next_offset: stored.map_or(0, |stored| stored.next_offset),
+            ..self.store_position()
+        })
+    }
+
+    fn store_position(&self) -> StorePosition {
+        StorePosition {
+            v: VERSION,
+            topic_id: self.topic_id.clone(),
+            next_offset: self.position.next_offset,
+            seq: self.position.seq,
+            read_up_to_ms: self.position.read_up_to_ms,
+        }
+    }
+
+    /// Gives a schema that was asked for, of keys or of envelopes.
+    ///
+    /// # Errors
+    /// [`Error::Schema`] if it is none that the platform writes.
+    pub fn add_schema(&mut self, id: SchemaId, schema: &str) -> Result<(), Error> {
+        self.decoders.add(id, schema)
+    }
+
+    /// Lets time pass: validity begins and ends. `now_ms` must be the later of the clocks that are
+    /// known, so that no view lives longer by a clock that is behind.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn tick(&mut self, now_ms: i64) -> Result<(), Error> {
+        for view in &mut self.views {
+            let ended = view.task.valid_until_ms.is_some_and(|until| until <= now_ms);
+            let begun = view.task.document.valid_from_ms().is_none_or(|from| from <= now_ms);
+            match &view.position.progress {
+                Progress::Pending if ended => view.position.progress = Progress::Expired,
+                Progress::Pending if begun => view.begin(self.store.count_rows()?),
+                progress if ended && progress.applies_changes() => view.position.progress = Progress::Expiring,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies a record of the input to the rows and to every view.
+    ///
+    /// # Errors
+    /// What stops all views. An error of one view suspends it and is not returned.
+    pub fn change(&mut self, input: &Input<'_>, out: &mut RecordBatch) -> Result<Step, Error> {
+        let (key_schema, key) = split_key(input)?;
+        let key_message = input.key.expect("it was just split");
+        let Some(key_decoder) = self.decoders.key(key_schema) else {
+            return Ok(Step::Needs(key_schema));
+        };
+        let unreadable = |source| Error::Input { offset: input.offset, source };
+        let mut key_cells: Vec<Cell<'_>> = Vec::new();
+        key_decoder.decode(key_message, &mut key_cells).map_err(unreadable)?;
+        let input_key = InputKey { schema: key_schema, fields: key_decoder.fields(), cells: &key_cells };
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        let mut head = None;
+        let mut row = None;
+        if let Some(value) = input.value {
+            let (schema, _) = split_value(input, value)?;
+            let Some(decoder) = self.decoders.value(schema) else {
+                return Ok(Step::Needs(schema));
+            };
+            let decoded = decoder.event.decode(value, &mut before, &mut after).map_err(unreadable)?;
+            let unexpected = |problem| Error::Unexpected { offset: input.offset, problem };
+            match decoded.op {
+                Op::Create | Op::Update | Op::Read if decoded.has_after => {
+                    let columns = decoder.event.columns();
+                    row = Some((Row { schema, columns, cells: &after }, stored_row(value, decoded.after_range.clone())));
+                }
+                Op::Delete => {}
+                Op::Truncate => return Err(unexpected("is a truncation, which a table with a key does not have")),
+                Op::Create | Op::Update | Op::Read => return Err(unexpected("has no row after the change")),
+            }
+            head = Some(decoded);
+        }
+        let mut effects = Effects {
+            store: &self.store,
+            pending: &mut self.pending,
+            out,
+            partition: self.partition,
+            secret: self.secret.as_deref(),
+        };
+        for view in self.views.iter_mut().filter(|view| view.position.progress.applies_changes()) {
+            match &row {
+                Some((row, _)) => view.apply_row(row, head.as_ref(), &mut effects)?,
+                None => view.apply_deletion(&input_key, head.as_ref(), &mut effects)?,
+            }
+        }
+        self.pending.rows.insert(key.to_vec(), row.and_then(|(_, stored)| stored));
+        Ok(Step::Done)
+    }
+
+    /// Says, before a batch, that the end of the input was reached, which ends the catching up after
+    /// a long absence.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn at_end(&mut self) -> Result<(), Error> {
+        if self.at_end == AtEnd::Difference && self.pending.is_empty() {
+            self.at_end = AtEnd::Begun;
+            let total = self.store.count_rows()?;
+            for view in self.views.iter_mut().filter(|view| view.position.progress.applies_changes()) {
+                view.begin_difference(total);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether a view has a difference run, or is being emptied.
+    #[must_use]
+    pub fn has_difference(&self) -> bool {
+        self.views.iter().any(|view| {
+            matches!(
+                view.position.progress,
+                Progress::Filling { .. } | Progress::Sweeping { .. } | Progress::Expiring
+            )
+        })
+    }
+
+    /// Does the next part of every difference run, until the batch holds `bytes_max`.
+    ///
+    /// # Errors
+    /// As [`Processor::change`].
+    pub fn difference(&mut self, out: &mut RecordBatch, bytes_max: usize) -> Result<Step, Error> {
+        for view in &mut self.views {
+            let secret = self.secret.as_deref();
+            let mut effects = difference::effects(&self.store, &mut self.pending, out, self.partition, secret);
+            if let Part::Needs(schema) = difference::advance(view, &self.decoders, &mut effects, bytes_max)? {
+                return Ok(Step::Needs(schema));
+            }
+        }
+        Ok(Step::Done)
+    }
+
+    /// Ends a batch: returns the positions to commit with it, by sub; `None` deletes one. The batch
+    /// covers the input up to `next_offset`, read up to the time `read_up_to_ms`.
+    pub fn positions(&mut self, next_offset: i64, read_up_to_ms: i64) -> Vec<(String, Option<Value>)> {
+        self.position.next_offset = next_offset;
+        self.position.seq += 1;
+        self.position.read_up_to_ms = self.position.read_up_to_ms.max(read_up_to_ms);
+        let json = |position: &ViewPosition| serde_json::to_value(position).expect("a position is representable in JSON");
+        let own = serde_json::to_value(&self.position).expect("a position is representable in JSON");
+        let mut positions = vec![(String::new(), Some(own))];
+        let changed = self.views.iter().filter(|view| view.committed.as_ref() != Some(&view.position));
+        positions.extend(changed.map(|view| (view.task.name.clone(), Some(json(&view.position)))));
+        positions.extend(self.gone.iter().map(|name| (name.clone(), None)));
+        positions
+    }
+
+    /// Says that the batch was committed with the positions last returned: it enters the store.
+    ///
+    /// # Errors
+    /// [`Error::Store`]. The store is then behind; a new start brings it up.
+    pub fn committed(&mut self) -> Result<(), Error> {
+        let position = self.store_position();
+        self.store.apply(self.pending.take(), &position)?;
+        self.saved = self.position.clone();
+        self.gone.clear();
+        if self.at_end == AtEnd::Begun {
+            self.at_end = AtEnd::Nothing;
+        }
+        self.views.iter_mut().for_each(View::committed);
+        Ok(())
+    }
+
+    /// Forgets the batch.
+    pub fn aborted(&mut self) {
+        self.position = self.saved.clone();
+        self.pending.clear();
+        if self.at_end == AtEnd::Begun {
+            self.at_end = AtEnd::Difference;
+        }
+        self.views.iter_mut().for_each(View::aborted);
+    }
+
+    /// Returns the position of the last batch.
+    #[must_use]
+    pub fn position(&self) -> &InputPosition {
+        &self.position
+    }
+
+    /// Returns whether nothing was committed for this partition yet.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.position.seq == 0
+    }
+
+    /// Returns whether anything is to be committed but the input's position.
+    #[must_use]
+    pub fn has_changes(&self) -> bool {
+        !self.gone.is_empty() || self.views.iter().any(|view| view.committed.as_ref() != Some(&view.position))
+    }
+
+    /// Suspends the views that write to a topic, because their output is refused. To be called after
+    /// [`Processor::aborted`], before the batch is repeated. Returns whether there was one that was
+    /// not suspended.
+    pub fn refuse(&mut self, topic: &str, error: &(impl Classified + 'static)) -> bool {
+        let mut found = false;
+        for view in self.views.iter_mut().filter(|view| view.task.topic == topic) {
+            if !matches!(view.position.progress, Progress::Suspended { .. }) {
+                view.suspend(error);
+                view.refused = true;
+                view.save();
+                found = true;
+            }
+        }
+        found
+    }
+
+    /// Lets views whose output was refused try again, by a difference run. To be called between
+    /// batches.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn resume_refused(&mut self) -> Result<(), Error> {
+        let total = self.store.count_rows()?;
+        for view in self.views.iter_mut().filter(|view| view.refused) {
+            view.begin_difference(total);
+            view.save();
+        }
+        Ok(())
+    }
+
+    /// Returns the views.
+    #[must_use]
+    pub fn views(&self) -> &[View] {
+        &self.views
+    }
+
+    /// Gives the store back.
+    pub fn into_store(self) -> S {
+        self.store
+    }
+}
+
+/// Decides what a view does, from what was committed for it and what its task says now.
+fn take_up(task: ViewTask, committed: Option<ViewPosition>, total: u64, is_start: bool) -> View {
+    let same = committed
+        .clone()
+        .filter(|position| position.generation == task.generation && position.topic_id == task.topic_id);
+    let fresh = |progress| ViewPosition {
+        v: VERSION,
+        version: task.version,
+        generation: task.generation,
+        topic_id: task.topic_id.clone(),
+        mark: 1,
+        filled: 0,
+        total,
+        progress,
+    };
+    let mut run = false;
+    let position = match same {
+        _ if task.state == ViewState::Revoked => ViewPosition {
+            progress: Progress::Revoked,
+            ..fresh(Progress::Revoked)
+        },
+        None => fresh(Progress::Pending),
+        Some(position) => {
+            let changed = position.version != task.version;
+            run = match &position.progress {
+                Progress::Filling { .. } | Progress::Sweeping { .. } | Progress::Live | Progress::Expiring => changed,
+                // A restart is how a person says that the reason is gone.
+                Progress::Suspended { .. } => changed || is_start,
+                Progress::Expired | Progress::Revoked => changed,
+                Progress::Pending => false,
+            };
+            ViewPosition { version: task.version, ..position }
+        }
+    };
+    let mut view = View::new(task, position, committed);
+    if run {
+        view.begin_difference(total);
+    }
+    view
+}
+
+/// A run that must sweep begins again where the marks were lost.
+fn restart_unmarked(view: &mut View, total: u64) {
+    match &view.position.progress {
+        Progress::Filling { sweep: true, .. } | Progress::Sweeping { .. } => view.begin_difference(total),
+        Progress::Filling { sweep: false, .. }
+        | Progress::Pending
+        | Progress::Live
+        | Progress::Suspended { .. }
+        | Progress::Expiring
+        | Progress::Expired
+        | Progress::Revoked => {}
+    }
+}
+
+fn count_members<S: Store>(store: &S, view: &ViewId) -> Result<u64, Error> {
+    let mut count = 0;
+    store.members_after(view, None, &mut |_, _| {
+        count += 1;
+        Ok(true)
+    })?;
+    Ok(count)
+}
+
+fn split_key<'a>(input: &Input<'a>) -> Result<(SchemaId, &'a [u8]), Error> {
+    let problem = "has no key, and views stand on tables with a key only";
+    let key = input.key.ok_or(Error::Unexpected { offset: input.offset, problem })?;
+    wire::split(key).map_err(|source| Error::Input { offset: input.offset, source })
+}
+
+fn split_value<'a>(input: &Input<'a>, value: &'a [u8]) -> Result<(SchemaId, &'a [u8]), Error> {
+    wire::split(value).map_err(|source| Error::Input { offset: input.offset, source })
+}
+
+/// Returns what is stored of an event: the envelope's prefix and the row after the change.
+fn stored_row(value: &[u8], after: Option<std::ops::Range<usize>>) -> Option<Vec<u8>> {
+    let after = value.get(after?)?;
+    let mut row = Vec::with_capacity(wire::PREFIX_BYTES + after.len());
+    row.extend_from_slice(value.get(..wire::PREFIX_BYTES)?);
+    row.extend_from_slice(after);
+    Some(row)
+}

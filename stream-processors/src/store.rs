@@ -1,0 +1,133 @@
+//! The state of one input partition: two caches of Kafka.
+//!
+//! - *Rows*: the input, compacted, up to a position. Input key (behind its five-byte prefix) to the
+//!   row's Avro bytes, behind the prefix of the envelope's schema.
+//! - *Members*: what each view holds, which is the view's own output, compacted. View key (behind its
+//!   prefix) to a digest of what was given.
+//!
+//! Members are never derived from rows: compaction may already have dropped the version of a row
+//! that put it into a view, and the row would stay in the view for ever.
+//!
+//! A batch is applied atomically together with the position that it reflects, after its Kafka
+//! commit. So a store is never ahead of Kafka; if it is behind, it is brought up from there.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// Names the members of one generation of one view.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ViewId {
+    bytes: Vec<u8>,
+}
+
+impl ViewId {
+    /// Names a generation of a view.
+    #[must_use]
+    pub fn new(name: &str, generation: u32) -> Self {
+        let mut bytes = name.as_bytes().to_vec();
+        bytes.push(0);
+        bytes.extend_from_slice(&generation.to_be_bytes());
+        Self { bytes }
+    }
+
+    /// Returns the bytes that begin the store's keys of these members. No id's bytes begin
+    /// another's, because names contain no zero byte and what follows has a fixed length.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// What is known of a row that a view holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The first 16 bytes of SHA-256 over the value as it was given, prefix included.
+    pub digest: [u8; 16],
+    /// The difference run that saw the row last; see [`crate::position::ViewPosition::mark`].
+    pub mark: u32,
+}
+
+impl Member {
+    pub(crate) const BYTES: usize = 20;
+
+    pub(crate) fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..16].copy_from_slice(&self.digest);
+        bytes[16..].copy_from_slice(&self.mark.to_be_bytes());
+        bytes
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
+        let (digest, mark) = bytes.split_at(16);
+        Some(Self {
+            digest: digest.try_into().ok()?,
+            mark: u32::from_be_bytes(mark.try_into().ok()?),
+        })
+    }
+}
+
+/// What a store reflects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorePosition {
+    /// The version of the record's form.
+    pub v: u64,
+    /// The id of the input topic.
+    pub topic_id: String,
+    /// The offset behind the last input record in the rows.
+    pub next_offset: i64,
+    /// The commit that the members reflect; 0 if they are not known to reflect any.
+    pub seq: u64,
+    /// Milliseconds since 1970 up to which the input was read when the rows were what they are.
+    pub read_up_to_ms: i64,
+}
+
+/// Changes that enter a store together.
+#[derive(Debug, Default)]
+pub struct StoreBatch {
+    /// Rows by key; `None` removes.
+    pub rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Members by view and key; `None` removes.
+    pub members: Vec<(ViewId, Vec<u8>, Option<Member>)>,
+}
+
+/// Looks at a row and returns whether to go on.
+pub type VisitRow<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<bool, Error>;
+/// Looks at a member and returns whether to go on.
+pub type VisitMember<'a> = &'a mut dyn FnMut(&[u8], Member) -> Result<bool, Error>;
+
+/// A store. Keys are visited in the order of their bytes.
+pub trait Store {
+    /// Returns what the store reflects, or `None` if it is new.
+    ///
+    /// # Errors
+    /// Of every function: [`Error::Store`], transient.
+    fn position(&self) -> Result<Option<StorePosition>, Error>;
+    /// Returns a row.
+    fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
+    /// Visits the rows behind a key, or all.
+    fn rows_after(&self, key: Option<&[u8]>, visit: VisitRow<'_>) -> Result<(), Error>;
+    /// Counts the rows.
+    fn count_rows(&self) -> Result<u64, Error>;
+    /// Returns a member.
+    fn member(&self, view: &ViewId, key: &[u8]) -> Result<Option<Member>, Error>;
+    /// Visits a view's members behind a key, or all.
+    fn members_after(&self, view: &ViewId, key: Option<&[u8]>, visit: VisitMember<'_>) -> Result<(), Error>;
+    /// Applies changes and the position that holds after them, all or nothing.
+    fn apply(&mut self, batch: StoreBatch, position: &StorePosition) -> Result<(), Error>;
+    /// Forgets all rows and the position.
+    fn clear_rows(&mut self) -> Result<(), Error>;
+    /// Forgets a view's members. Not atomic: callers first make the position say that members are
+    /// not known.
+    fn clear_members(&mut self, view: &ViewId) -> Result<(), Error>;
+    /// Returns the views that have members.
+    fn views(&self) -> Result<Vec<ViewId>, Error>;
+}
+
+/// Splits a store's key into view and member key.
+pub(crate) fn split_member_key(key: &[u8]) -> Option<(ViewId, &[u8])> {
+    let end = key.iter().position(|byte| *byte == 0)? + 5;
+    let (view, key) = key.split_at_checked(end)?;
+    Some((ViewId { bytes: view.to_vec() }, key))
+}

@@ -1,0 +1,313 @@
+//! One view: what a change of a row does to it.
+//!
+//! | in the view before | after the change | delivered |
+//! |---|---|---|
+//! | no | hidden or gone | nothing: even a tombstone would tell that the key exists |
+//! | no | visible | upsert |
+//! | yes | visible | upsert if any byte of the view's row changed, else nothing |
+//! | yes | hidden or gone | tombstone |
+//! | any | visible, but a granted value is unavailable | nothing |
+//!
+//! *Before* is what the view's members say, never the change's `before` image, which the source
+//! need not send. A row whose granted value is unavailable keeps what the view has of it: such a
+//! change is followed by the row's deletion, or by a re-reading, or the value would have been found.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use hutong_policies::{Decision, Evaluator, ViewTask};
+use hutong_schemas::batch::{Record, RecordBatch};
+use hutong_schemas::cell::Cell;
+use hutong_schemas::class::Classified;
+use hutong_schemas::event_decoder::EventHead;
+use hutong_schemas::position::SchemaId;
+use hutong_schemas::record::FieldInfo;
+use hutong_schemas::wire;
+use sha2::{Digest, Sha256};
+
+use crate::Error;
+use crate::header;
+use crate::pending::Pending;
+use crate::position::{Progress, ViewPosition};
+use crate::store::{Member, Store, ViewId};
+
+/// A view over the partition.
+#[derive(Debug)]
+pub struct View {
+    pub(crate) task: ViewTask,
+    pub(crate) id: ViewId,
+    topic: Arc<str>,
+    /// What holds now.
+    pub(crate) position: ViewPosition,
+    /// What was committed last; `None` if nothing was committed for this view yet.
+    pub(crate) committed: Option<ViewPosition>,
+    /// Members now.
+    pub(crate) rows: u64,
+    /// Position and members as they are after an abort.
+    saved: (ViewPosition, u64),
+    /// The output was refused, so that trying again may help.
+    pub(crate) refused: bool,
+    evaluators: HashMap<SchemaId, Evaluator>,
+    key_evaluators: HashMap<SchemaId, Evaluator>,
+    scratch: Scratch,
+}
+
+#[derive(Debug, Default)]
+struct Scratch {
+    key: Vec<u8>,
+    value: Vec<u8>,
+    header: String,
+}
+
+/// Where a view's output goes, and what it changes.
+pub(crate) struct Effects<'a, S> {
+    pub(crate) store: &'a S,
+    pub(crate) pending: &'a mut Pending,
+    pub(crate) out: &'a mut RecordBatch,
+    pub(crate) partition: i32,
+    pub(crate) secret: Option<&'a [u8]>,
+}
+
+impl<S: Store> Effects<'_, S> {
+    fn member(&self, view: &ViewId, key: &[u8]) -> Result<Option<Member>, Error> {
+        match self.pending.member(view, key) {
+            Some(member) => Ok(member),
+            None => self.store.member(view, key),
+        }
+    }
+}
+
+/// A row, decoded.
+pub(crate) struct Row<'a> {
+    pub(crate) schema: SchemaId,
+    pub(crate) columns: &'a [FieldInfo],
+    pub(crate) cells: &'a [Cell<'a>],
+}
+
+/// A key of the input, decoded.
+pub(crate) struct InputKey<'a> {
+    pub(crate) schema: SchemaId,
+    pub(crate) fields: &'a [FieldInfo],
+    pub(crate) cells: &'a [Cell<'a>],
+}
+
+/// The Avro behind a prefix that we have written or split before.
+fn body(message: &[u8]) -> &[u8] {
+    message.get(wire::PREFIX_BYTES..).unwrap_or_default()
+}
+
+pub(crate) fn digest(value: &[u8]) -> [u8; 16] {
+    let digest = Sha256::digest(value);
+    let mut first = [0; 16];
+    first.copy_from_slice(&digest[..16]);
+    first
+}
+
+impl View {
+    pub(crate) fn new(task: ViewTask, position: ViewPosition, committed: Option<ViewPosition>) -> Self {
+        Self {
+            id: ViewId::new(&task.name, task.generation),
+            topic: Arc::from(task.topic.as_str()),
+            task,
+            saved: (position.clone(), 0),
+            position,
+            committed,
+            rows: 0,
+            refused: false,
+            evaluators: HashMap::new(),
+            key_evaluators: HashMap::new(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Returns the view's task.
+    #[must_use]
+    pub fn task(&self) -> &ViewTask {
+        &self.task
+    }
+
+    /// Returns where the view stands, with what is not committed yet.
+    #[must_use]
+    pub fn position(&self) -> &ViewPosition {
+        &self.position
+    }
+
+    /// Returns how many rows the view holds in this partition.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Applies a row, as it is after a change (`head`) or as it was found by a difference run
+    /// (`None`). An error of this view alone suspends it.
+    pub(crate) fn apply_row<S: Store>(
+        &mut self,
+        row: &Row<'_>,
+        head: Option<&EventHead>,
+        effects: &mut Effects<'_, S>,
+    ) -> Result<(), Error> {
+        let decision = match self.evaluate(row, effects.secret) {
+            Ok(decision) => decision,
+            Err(error) => {
+                self.suspend(&error);
+                return Ok(());
+            }
+        };
+        let member = effects.member(&self.id, body(&self.scratch.key))?;
+        match decision {
+            Decision::Hidden => self.remove(member, head, effects),
+            Decision::Unavailable => self.keep(member, effects),
+            Decision::Visible => {
+                let digest = digest(&self.scratch.value);
+                if member.is_some_and(|member| member.digest == digest) {
+                    self.keep(member, effects);
+                } else {
+                    self.upsert(member, digest, head, effects);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies the deletion of a row.
+    pub(crate) fn apply_deletion<S: Store>(
+        &mut self,
+        key: &InputKey<'_>,
+        head: Option<&EventHead>,
+        effects: &mut Effects<'_, S>,
+    ) -> Result<(), Error> {
+        if let Err(error) = self.evaluate_key(key, effects.secret) {
+            self.suspend(&error);
+            return Ok(());
+        }
+        let member = effects.member(&self.id, body(&self.scratch.key))?;
+        self.remove(member, head, effects);
+        Ok(())
+    }
+
+    /// Deletes a member by its key in the view.
+    pub(crate) fn remove_member<S: Store>(&mut self, key: &[u8], member: Member, effects: &mut Effects<'_, S>) {
+        self.scratch.key.clear();
+        self.scratch.key.extend_from_slice(&wire::prefix(self.task.key_schema_id));
+        self.scratch.key.extend_from_slice(key);
+        self.remove(Some(member), None, effects);
+    }
+
+    fn evaluate(&mut self, row: &Row<'_>, secret: Option<&[u8]>) -> Result<Decision, hutong_policies::Error> {
+        self.scratch.key.clear();
+        self.scratch.value.clear();
+        if !self.evaluators.contains_key(&row.schema) {
+            let evaluator = Evaluator::new(&self.task, row.columns, secret)?;
+            self.evaluators.insert(row.schema, evaluator);
+        }
+        let evaluator = self.evaluators.get_mut(&row.schema).expect("it was just put there");
+        evaluator.row(row.cells, &mut self.scratch.key, &mut self.scratch.value)
+    }
+
+    fn evaluate_key(&mut self, key: &InputKey<'_>, secret: Option<&[u8]>) -> Result<(), hutong_policies::Error> {
+        self.scratch.key.clear();
+        if !self.key_evaluators.contains_key(&key.schema) {
+            let evaluator = Evaluator::for_keys(&self.task, key.fields, secret)?;
+            self.key_evaluators.insert(key.schema, evaluator);
+        }
+        let evaluator = self.key_evaluators.get_mut(&key.schema).expect("it was just put there");
+        evaluator.key(key.cells, &mut self.scratch.key)
+    }
+
+    fn upsert<S>(&mut self, before: Option<Member>, digest: [u8; 16], head: Option<&EventHead>, effects: &mut Effects<'_, S>) {
+        self.rows += u64::from(before.is_none());
+        let member = Member { digest, mark: self.position.mark };
+        effects.pending.set_member(&self.id, body(&self.scratch.key), Some(member));
+        self.write(true, head, effects);
+    }
+
+    fn remove<S>(&mut self, before: Option<Member>, head: Option<&EventHead>, effects: &mut Effects<'_, S>) {
+        if before.is_some() {
+            self.rows = self.rows.saturating_sub(1);
+            effects.pending.set_member(&self.id, body(&self.scratch.key), None);
+            self.write(false, head, effects);
+        }
+    }
+
+    /// Marks a member as still having a row.
+    fn keep<S>(&mut self, member: Option<Member>, effects: &mut Effects<'_, S>) {
+        if let Some(member) = member.filter(|member| member.mark != self.position.mark) {
+            let marked = Member { mark: self.position.mark, ..member };
+            effects.pending.set_member(&self.id, body(&self.scratch.key), Some(marked));
+        }
+    }
+
+    /// Appends a record: the key in the scratch buffer, with the value there or as a tombstone.
+    fn write<S>(&mut self, with_value: bool, head: Option<&EventHead>, effects: &mut Effects<'_, S>) {
+        header::write(head, self.task.version, &mut self.scratch.header);
+        let out = &mut *effects.out;
+        let mut append = |bytes: &[u8]| {
+            let start = out.buffer.len();
+            out.buffer.extend_from_slice(bytes);
+            start..out.buffer.len()
+        };
+        let key = append(&self.scratch.key);
+        let value = with_value.then(|| append(&self.scratch.value));
+        let header = append(self.scratch.header.as_bytes());
+        let topic = out.topic(&self.topic);
+        out.records.push(Record {
+            topic,
+            partition: Some(effects.partition),
+            key: Some(key),
+            value,
+            header: Some(header),
+        });
+    }
+
+    /// Stops the view alone.
+    pub(crate) fn suspend(&mut self, error: &(impl Classified + 'static)) {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        self.position.progress = Progress::Suspended {
+            class: error.class(),
+            error: text,
+            hint: error.hint(),
+        };
+    }
+
+    /// Makes an abort return to what holds now.
+    pub(crate) fn save(&mut self) {
+        self.saved = (self.position.clone(), self.rows);
+    }
+
+    /// Says that what holds now was committed.
+    pub(crate) fn committed(&mut self) {
+        self.committed = Some(self.position.clone());
+        self.save();
+    }
+
+    /// Returns to what was saved.
+    pub(crate) fn aborted(&mut self) {
+        (self.position, self.rows) = self.saved.clone();
+    }
+
+    /// Begins to fill a view that has no rows yet; one that has some is brought up by a run.
+    pub(crate) fn begin(&mut self, total: u64) {
+        if self.rows > 0 {
+            self.begin_difference(total);
+        } else {
+            self.position.total = total;
+            self.position.progress = Progress::Filling { cursor: None, sweep: false };
+        }
+    }
+
+    /// Begins a difference run. Only between batches: a run passes over rows that the batch has
+    /// changed, because these changes bear its mark.
+    pub(crate) fn begin_difference(&mut self, total: u64) {
+        self.position.mark += 1;
+        self.position.filled = 0;
+        self.position.total = total;
+        self.position.progress = Progress::Filling { cursor: None, sweep: true };
+        self.refused = false;
+    }
+}
