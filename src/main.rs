@@ -1,9 +1,15 @@
 //! Hutong: the one binary, with a role per subcommand.
 
+mod config;
+
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use serde::de::DeserializeOwned;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The platform by which government departments share data.
 #[derive(Debug, Parser)]
@@ -15,9 +21,42 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Role {
+    /// Runs tasks: source connectors, view processors, sink connectors.
+    Worker(Configured),
+    /// Serves the platform API, the connector API and the schema registry.
+    ControlPlane(Configured),
+    /// Plays the four-department sample on servers of its own, and compares every view with its source.
+    Demo(Demo),
+    /// Starts a local platform on the standard ports, which stays when this ends.
+    Up,
+    /// Stops what `up` has started.
+    Down,
     /// Servers for development.
     #[command(subcommand)]
     Local(Local),
+}
+
+#[derive(Debug, Args)]
+struct Demo {
+    /// Stay up at the end, until Ctrl-C.
+    #[arg(long)]
+    keep: bool,
+    /// Falsify a value at a subscriber before the comparison, which must then fail.
+    #[arg(long)]
+    plant_difference: bool,
+    /// The seed that all made-up data follow from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The number of enterprises.
+    #[arg(long, default_value_t = 2000)]
+    enterprises: u32,
+}
+
+#[derive(Debug, Args)]
+struct Configured {
+    /// The configuration, a YAML file; each key A.B is also read from HUTONG_A__B.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -33,6 +72,8 @@ enum Local {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // One provider throughout. Nobody else has had the time to install another.
+    let _first = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -40,16 +81,97 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
     };
-    match runtime.block_on(run(arguments.role)) {
+    let outcome = runtime.block_on(run(arguments.role));
+    // Nothing that matters is left: a blocking call into a broker that is away must not hold us.
+    runtime.shutdown_background();
+    match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => failed(&error),
     }
 }
 
-async fn run(role: Role) -> anyhow::Result<u8> {
+async fn run(role: Role) -> Result<u8> {
     match role {
-        Role::Local(Local::Test { command }) => hutong_local::runner::test(&command).await,
+        Role::Worker(Configured { config }) => {
+            let config = configure(config.as_deref())?;
+            Box::pin(hutong_worker::run(config, asked_to_end()?)).await?;
+            Ok(0)
+        }
+        Role::ControlPlane(Configured { config }) => {
+            let config = configure(config.as_deref())?;
+            Box::pin(hutong_control_plane::run(config, asked_to_end()?)).await?;
+            Ok(0)
+        }
+        Role::Demo(Demo {
+            keep,
+            plant_difference,
+            seed,
+            enterprises,
+        }) => {
+            let binary = std::env::current_exe().context("could not tell this program's file")?;
+            let options = hutong_local::demo::Options {
+                binary,
+                keep,
+                plant_difference,
+                seed,
+                enterprises,
+            };
+            Box::pin(hutong_local::demo::run(options)).await
+        }
+        Role::Up => {
+            let binary = std::env::current_exe().context("could not tell this program's file")?;
+            say(&Box::pin(hutong_local::up::up(binary)).await?)
+        }
+        Role::Down => say(&hutong_local::up::down().await?),
+        Role::Local(Local::Test { command }) => {
+            Box::pin(hutong_local::runner::test(&command)).await
+        }
     }
+}
+
+fn say(text: &str) -> Result<u8> {
+    use std::io::Write;
+    writeln!(std::io::stdout(), "{text}")?;
+    Ok(0)
+}
+
+/// Reads a role's configuration and starts the log.
+fn configure<C: DeserializeOwned>(path: Option<&Path>) -> Result<C> {
+    let mut value = config::read(path)?;
+    start_log(&config::take_log(&mut value)?)?;
+    let place = path.map_or_else(
+        || "the environment".to_owned(),
+        |path| path.display().to_string(),
+    );
+    serde_json::from_value(value).with_context(|| format!("the configuration in {place}"))
+}
+
+fn start_log(log: &config::Log) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&log.filter)
+        .with_context(|| format!("log.filter: \"{}\"", log.filter))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if log.is_json {
+        builder.json().init();
+    } else {
+        builder
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .init();
+    }
+    Ok(())
+}
+
+/// Returns a future that ends at SIGTERM or Ctrl-C.
+fn asked_to_end() -> Result<impl Future<Output = ()>> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminated.recv() => {}
+            _ = interrupted.recv() => {}
+        }
+    })
 }
 
 /// Prints the whole chain of causes.

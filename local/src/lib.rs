@@ -7,6 +7,7 @@
 //! killed ([`process`]), the two servers ([`kafka`], [`postgres`]), and the runner that gives them
 //! to a command ([`runner`]).
 
+pub mod demo;
 pub mod departments;
 pub mod identity;
 pub mod kafka;
@@ -19,3 +20,4 @@ pub mod runner;
 pub mod scratch;
 pub mod testkit;
 pub mod tls;
+pub mod up;

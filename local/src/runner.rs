@@ -40,6 +40,19 @@ impl Servers {
     ///
     /// If a server cannot be had or does not start.
     pub async fn start(scratch: &Scratch, run: &Run) -> Result<Self> {
+        Self::start_with(scratch, run, postgres::Options::for_tests()).await
+    }
+
+    /// The same, with options for the PostgreSQL if it is ours.
+    ///
+    /// # Errors
+    ///
+    /// As [`Servers::start`].
+    pub async fn start_with(
+        scratch: &Scratch,
+        run: &Run,
+        options: postgres::Options,
+    ) -> Result<Self> {
         let kafka = async {
             match given(KAFKA_BOOTSTRAP) {
                 Some(_) => Ok(None),
@@ -52,7 +65,6 @@ impl Servers {
             if given(DATABASE_URL).is_some() && given(TEST_POSTGRES).is_some() {
                 return Ok(None);
             }
-            let options = postgres::Options::for_tests();
             Postgres::start(scratch, run, "postgres", &options)
                 .await
                 .map(Some)
@@ -75,6 +87,20 @@ impl Servers {
             kafka,
             postgres,
         })
+    }
+
+    /// Returns whether the broker was started by us.
+    #[must_use]
+    pub fn owns_kafka(&self) -> bool {
+        self.kafka.is_some()
+    }
+
+    /// Returns whether the server for departments' databases was started by us.
+    #[must_use]
+    pub fn owns_departments(&self) -> bool {
+        self.postgres
+            .as_ref()
+            .is_some_and(|server| server.url("postgres") == self.departments_url)
     }
 
     /// Returns the variables by which a child finds these servers.

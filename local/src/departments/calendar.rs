@@ -34,7 +34,11 @@ impl Day {
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let month_from_march = (5 * day_of_year + 2) / 153;
         let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+        let month = if month_from_march < 10 {
+            month_from_march + 3
+        } else {
+            month_from_march - 9
+        };
         let year = year_of_era + era * 400 + i32::from(month <= 2);
         (year, month, day)
     }
@@ -60,7 +64,10 @@ impl Moment {
     /// Noon of a day, for rows that were there at the start.
     #[must_use]
     pub fn noon(day: Day) -> Self {
-        Self { day, milliseconds: 43_200_000 }
+        Self {
+            day,
+            milliseconds: 43_200_000,
+        }
     }
 
     /// Writes a `timestamptz(3)`.
@@ -83,7 +90,12 @@ impl Moment {
         let seconds = self.milliseconds / 1000 + 8 * 3600;
         let day = self.day.plus(seconds / 86_400);
         let of_day = seconds % 86_400;
-        format!("{day} {:02}:{:02}:{:02}", of_day / 3600, of_day / 60 % 60, of_day % 60)
+        format!(
+            "{day} {:02}:{:02}:{:02}",
+            of_day / 3600,
+            of_day / 60 % 60,
+            of_day % 60
+        )
     }
 }
 
@@ -101,7 +113,10 @@ mod tests {
 
     #[test]
     fn local_time_is_eight_hours_ahead() {
-        let late = Moment { day: Day::START, milliseconds: 20 * 3_600_000 + 1234 };
+        let late = Moment {
+            day: Day::START,
+            milliseconds: 20 * 3_600_000 + 1234,
+        };
         assert_eq!(late.utc(), "2024-01-01 20:00:01.234+00");
         assert_eq!(late.local(), "2024-01-02 04:00:01");
     }

@@ -25,9 +25,21 @@ const BRANDS: [&str; 24] = [
     "嘉禾", "远大", "长城", "新宇", "恒通", "万邦", "润泽", "齐鲁", "鲁源", "白浪", "风筝", "北辰",
 ];
 const TRADES: [(&str, &str); 16] = [
-    ("食品", "C1411"), ("机械", "C3411"), ("化工", "C2611"), ("纺织", "C1711"), ("建材", "C3021"),
-    ("贸易", "F5191"), ("物流", "G5990"), ("软件", "I6510"), ("餐饮", "H6210"), ("医药", "F5151"),
-    ("园林", "E4890"), ("印刷", "C2311"), ("农业", "A0111"), ("渔业", "A0411"), ("广告", "L7251"),
+    ("食品", "C1411"),
+    ("机械", "C3411"),
+    ("化工", "C2611"),
+    ("纺织", "C1711"),
+    ("建材", "C3021"),
+    ("贸易", "F5191"),
+    ("物流", "G5990"),
+    ("软件", "I6510"),
+    ("餐饮", "H6210"),
+    ("医药", "F5151"),
+    ("园林", "E4890"),
+    ("印刷", "C2311"),
+    ("农业", "A0111"),
+    ("渔业", "A0411"),
+    ("广告", "L7251"),
     ("汽车", "F5261"),
 ];
 /// ent_type of 工商, registration type of both tax departments, organisation type of 质监, ending.
@@ -42,15 +54,24 @@ const FORMS: [(&str, &str, &str, &str); 7] = [
 ];
 const FORM_WEIGHTS: [u32; 7] = [70, 4, 3, 10, 5, 3, 5];
 const FAMILY: [&str; 20] = [
-    "王", "李", "张", "刘", "陈", "杨", "赵", "黄", "周", "吴", "徐", "孙", "胡", "朱", "高", "林", "何",
-    "郭", "马", "欧阳",
+    "王", "李", "张", "刘", "陈", "杨", "赵", "黄", "周", "吴", "徐", "孙", "胡", "朱", "高", "林",
+    "何", "郭", "马", "欧阳",
 ];
 const GIVEN: [&str; 24] = [
-    "伟", "芳", "娜", "敏", "静", "丽", "强", "磊", "军", "洋", "勇", "艳", "杰", "娟", "涛", "明", "超",
-    "秀英", "晓梅", "建军", "志强", "桂兰", "海燕", "文博",
+    "伟", "芳", "娜", "敏", "静", "丽", "强", "磊", "军", "洋", "勇", "艳", "杰", "娟", "涛", "明",
+    "超", "秀英", "晓梅", "建军", "志强", "桂兰", "海燕", "文博",
 ];
 const ROADS: [&str; 10] = [
-    "东风东街", "胜利西街", "健康路", "四平路", "北海路", "民生街", "福寿街", "新华路", "虞河路", "玉清街",
+    "东风东街",
+    "胜利西街",
+    "健康路",
+    "四平路",
+    "北海路",
+    "民生街",
+    "福寿街",
+    "新华路",
+    "虞河路",
+    "玉清街",
 ];
 const CHINESE_DIGITS: [&str; 10] = ["〇", "一", "二", "三", "四", "五", "六", "七", "八", "九"];
 
@@ -121,23 +142,28 @@ impl Enterprise {
         let mut random = Random::of(seed, u64::from(index));
         let form = random.weighted(&FORM_WEIGHTS) as usize;
         // One in twenty-five lies outside the city.
-        let region = if random.chance(400) { 12 } else { random.below(12) as usize };
+        let region = if random.chance(400) {
+            12
+        } else {
+            random.below(12) as usize
+        };
         let (trade, industry) = random.pick(&TRADES);
         let body = permute(seed ^ 0x000C_0DE5, 24, index);
         let org_code = codes::organisation_code(&format!("{body:08}"));
         let region_code = REGIONS[region].0;
         let sequence = permute(seed ^ 0x5E9, 24, index);
         let reg_no = codes::registration_number(&format!("{region_code}{sequence:08}"));
-        let uscc = random.chance(7000).then(|| {
-            codes::unified_social_credit_code(&format!("91{region_code}{org_code}"))
-        });
+        let uscc = random
+            .chance(7000)
+            .then(|| codes::unified_social_credit_code(&format!("91{region_code}{org_code}")));
         let name = full_name(&mut random, region, trade, form);
         let address = street(&mut random, region);
         Self {
             index,
             representative: Person::random(&mut random),
             capital_thousands: random_capital(&mut random),
-            established: established.unwrap_or_else(|| Day::START.plus(0).minus(random.between(200, 7000))),
+            established: established
+                .unwrap_or_else(|| Day::START.plus(0).minus(random.between(200, 7000))),
             scope: format!("{trade}的生产、加工与销售；技术咨询服务"),
             phone: format!("0536-{}", random.between(2_000_000, 8_999_999)),
             is_secret: random.chance(200),
@@ -176,7 +202,11 @@ impl Enterprise {
     /// Returns 质监's code for the kind of organisation.
     #[must_use]
     pub fn org_type(&self) -> &'static str {
-        if self.is_branch { "13" } else { FORMS[self.form].2 }
+        if self.is_branch {
+            "13"
+        } else {
+            FORMS[self.form].2
+        }
     }
 
     /// Returns the number by which both tax departments know the enterprise.
@@ -195,12 +225,18 @@ impl Enterprise {
     /// Returns the registered capital in 10,000 yuan, as 工商 and 质监 write it.
     #[must_use]
     pub fn capital(&self) -> String {
-        format!("{}.{}000", self.capital_thousands / 10, self.capital_thousands % 10)
+        format!(
+            "{}.{}000",
+            self.capital_thousands / 10,
+            self.capital_thousands % 10
+        )
     }
 
     /// Gives the enterprise another name.
     pub fn rename(&mut self) {
-        let trade = TRADES.iter().find(|(_, industry)| *industry == self.industry);
+        let trade = TRADES
+            .iter()
+            .find(|(_, industry)| *industry == self.industry);
         let trade = trade.map_or("商贸", |(trade, _)| trade);
         self.name = full_name(&mut self.random, self.region, trade, self.form);
     }
@@ -248,7 +284,11 @@ fn full_name(random: &mut Random, region: usize, trade: &str, form: usize) -> St
 fn street(random: &mut Random, region: usize) -> String {
     let floor = CHINESE_DIGITS[random.between(1, 9) as usize];
     let road = random.pick(&ROADS);
-    format!("山东省{}{road}{}号{floor}楼", REGIONS[region].1, random.between(1, 9999))
+    format!(
+        "山东省{}{road}{}号{floor}楼",
+        REGIONS[region].1,
+        random.between(1, 9999)
+    )
 }
 
 /// Between 1,000 yuan and 200 million, so that every band of the BAND mask occurs.

@@ -189,10 +189,25 @@ impl Script {
         None
     }
 
-    fn enqueue(&mut self, lag: u32, event: &'static str, member: usize, department: Department, act: Act) {
+    fn enqueue(
+        &mut self,
+        lag: u32,
+        event: &'static str,
+        member: usize,
+        department: Department,
+        act: Act,
+    ) {
         let place = (self.given + u64::from(lag), self.enqueued);
         self.enqueued += 1;
-        self.due.insert(place, Step { event, member, department, act });
+        self.due.insert(
+            place,
+            Step {
+                event,
+                member,
+                department,
+                act,
+            },
+        );
     }
 
     fn begin_event(&mut self) {
@@ -218,7 +233,13 @@ impl Script {
         let index = u32::try_from(self.members.len()).expect("members have 32-bit indices");
         let established = self.now().day;
         let truth = Enterprise::generate(self.seed, index, Some(established));
-        self.members.push(Member { truth, aic: None, stax: None, ltax: None, qts: None });
+        self.members.push(Member {
+            truth,
+            aic: None,
+            stax: None,
+            ltax: None,
+            qts: None,
+        });
         let member = index as usize;
         self.enqueue(0, "EV1", member, Department::Aic, Act::Register);
         let lag = self.random.between(1, 60);
@@ -233,13 +254,25 @@ impl Script {
 
     /// EV5.
     fn change(&mut self) {
-        let Some(member) = self.somebody() else { return };
+        let Some(member) = self.somebody() else {
+            return;
+        };
         let aspect = self.random.pick(&ASPECTS);
         let truth = &mut self.members[member].truth;
         let before = aspect.value(truth);
         aspect.change(truth);
-        let change = Change { aspect, before, after: aspect.value(truth) };
-        self.enqueue(0, "EV5", member, Department::Aic, Act::Change(change.clone()));
+        let change = Change {
+            aspect,
+            before,
+            after: aspect.value(truth),
+        };
+        self.enqueue(
+            0,
+            "EV5",
+            member,
+            Department::Aic,
+            Act::Change(change.clone()),
+        );
         for department in [Department::Qts, Department::Stax, Department::Ltax] {
             let lag = self.random.between(1, 180);
             self.enqueue(lag, "EV5", member, department, Act::Change(change.clone()));
@@ -248,9 +281,14 @@ impl Script {
 
     /// EV7.
     fn suspend(&mut self) {
-        let Some(member) = self.somebody() else { return };
+        let Some(member) = self.somebody() else {
+            return;
+        };
         let back = self.random.between(100, 600);
-        for (department, lag) in [(Department::Ltax, 0), (Department::Stax, self.random.between(1, 30))] {
+        for (department, lag) in [
+            (Department::Ltax, 0),
+            (Department::Stax, self.random.between(1, 30)),
+        ] {
             self.enqueue(lag, "EV7", member, department, Act::Suspend);
             self.enqueue(lag + back, "EV7", member, department, Act::Resume);
         }
@@ -258,10 +296,15 @@ impl Script {
 
     /// EV8.
     fn recognise(&mut self) {
-        let Some(member) = self.somebody() else { return };
+        let Some(member) = self.somebody() else {
+            return;
+        };
         let back = self.random.between(200, 900);
         let released = self.random.chance(5000);
-        for (department, lag) in [(Department::Stax, 0), (Department::Ltax, self.random.between(1, 60))] {
+        for (department, lag) in [
+            (Department::Stax, 0),
+            (Department::Ltax, self.random.between(1, 60)),
+        ] {
             self.enqueue(lag, "EV8", member, department, Act::Recognise);
             if released {
                 self.enqueue(lag + back, "EV8", member, department, Act::Release);
@@ -271,7 +314,9 @@ impl Script {
 
     /// EV9, and after it EV10.
     fn cancel(&mut self) {
-        let Some(member) = self.somebody() else { return };
+        let Some(member) = self.somebody() else {
+            return;
+        };
         self.enqueue(0, "EV9", member, Department::Stax, Act::Cancel);
         let lag = self.random.between(1, 40);
         self.enqueue(lag, "EV9", member, Department::Ltax, Act::Cancel);
@@ -282,7 +327,9 @@ impl Script {
 
     /// EV13.
     fn relocate(&mut self) {
-        let Some(member) = self.somebody() else { return };
+        let Some(member) = self.somebody() else {
+            return;
+        };
         self.members[member].truth.move_to_another_district();
         self.enqueue(0, "EV13", member, Department::Aic, Act::Move);
         for department in [Department::Stax, Department::Ltax] {
@@ -293,7 +340,9 @@ impl Script {
 
     /// EV18.
     fn remove(&mut self) {
-        let Some(member) = self.somebody() else { return };
+        let Some(member) = self.somebody() else {
+            return;
+        };
         let department = self.random.pick(&Department::ALL);
         self.enqueue(0, "EV18", member, department, Act::Remove);
     }
@@ -302,7 +351,10 @@ impl Script {
     fn now(&self) -> Moment {
         let day = u32::try_from(self.given / 200).expect("fewer than 2^32 days");
         let of_day = u32::try_from(self.given % 200).expect("below 200");
-        Moment { day: Day::START.plus(day + 1), milliseconds: of_day * 432_000 }
+        Moment {
+            day: Day::START.plus(day + 1),
+            milliseconds: of_day * 432_000,
+        }
     }
 
     fn new_id(&mut self) -> u32 {
@@ -347,12 +399,22 @@ impl Script {
         match &step.act {
             Act::Remove => {
                 *aic = None;
-                ["ent_investor", "ent_change", "ent_inspect", "ent_cancel", "ent_base"]
-                    .map(|table| format!("DELETE FROM {table} WHERE {own}"))
-                    .into()
+                [
+                    "ent_investor",
+                    "ent_change",
+                    "ent_inspect",
+                    "ent_cancel",
+                    "ent_base",
+                ]
+                .map(|table| format!("DELETE FROM {table} WHERE {own}"))
+                .into()
             }
             _ if copy.state != '1' => Vec::new(),
-            Act::Change(Change { aspect, before, after }) => {
+            Act::Change(Change {
+                aspect,
+                before,
+                after,
+            }) => {
                 let values = [aspect.codes()[0], before, after];
                 let change = initial::ent_change(copy.key, id, values, now.day, now);
                 let changed = Row::of("ent_base");
@@ -365,13 +427,17 @@ impl Script {
                     Aspect::Capital => changed.with("reg_cap", after.as_str()),
                     Aspect::Scope => changed.with("op_scope", after.as_str()),
                 };
-                let changed = changed.with("appr_date", now.day).with("upd_time", now.utc());
+                let changed = changed
+                    .with("appr_date", now.day)
+                    .with("upd_time", now.utc());
                 vec![changed.update(&own), Row::insert(&[change])]
             }
             Act::Cancel => {
                 copy.state = '3';
                 let cancelled = initial::ent_cancel(truth, *copy, now.day, now);
-                let changed = Row::of("ent_base").with("reg_state", "3").with("upd_time", now.utc());
+                let changed = Row::of("ent_base")
+                    .with("reg_state", "3")
+                    .with("upd_time", now.utc());
                 vec![Row::insert(&[cancelled]), changed.update(&own)]
             }
             Act::Move => {
@@ -382,7 +448,9 @@ impl Script {
                     .with("upd_time", now.utc());
                 vec![changed.update(&own)]
             }
-            Act::Register | Act::Suspend | Act::Resume | Act::Recognise | Act::Release => Vec::new(),
+            Act::Register | Act::Suspend | Act::Resume | Act::Recognise | Act::Release => {
+                Vec::new()
+            }
         }
     }
 
@@ -413,17 +481,28 @@ impl Script {
         match (&step.act, state) {
             (Act::Remove, _) => {
                 *stax = None;
-                ["dj_bg", "rd_ybnsr", "rd_fzc", "dj_zx", "sb_ndhz", "dj_nsrxx"]
-                    .map(|table| format!("DELETE FROM {table} WHERE {own}"))
-                    .into()
+                [
+                    "dj_bg", "rd_ybnsr", "rd_fzc", "dj_zx", "sb_ndhz", "dj_nsrxx",
+                ]
+                .map(|table| format!("DELETE FROM {table} WHERE {own}"))
+                .into()
             }
             (_, "07") => Vec::new(),
-            (Act::Change(Change { aspect, before, after }), _) => {
+            (
+                Act::Change(Change {
+                    aspect,
+                    before,
+                    after,
+                }),
+                _,
+            ) => {
                 let values = [aspect.codes()[1], before, after];
                 let change = initial::dj_bg(copy.key, id, values, now);
                 let changed = match aspect {
                     Aspect::Name => touched().with("nsrmc", after.as_str()),
-                    Aspect::Address => touched().with("zcdz", after.as_str()).with("scjydz", after.as_str()),
+                    Aspect::Address => touched()
+                        .with("zcdz", after.as_str())
+                        .with("scjydz", after.as_str()),
                     Aspect::Representative => touched().with("fddbrmc", after.as_str()),
                     // 国税 keeps no capital: it files the change alone.
                     Aspect::Capital => touched(),
@@ -439,7 +518,9 @@ impl Script {
             }
             (Act::Release, "05") => {
                 let open = format!("{own} AND jcrq IS NULL");
-                let released = Row::of("rd_fzc").with("jcrq", now.day.compact()).with("xgrq", now.local());
+                let released = Row::of("rd_fzc")
+                    .with("jcrq", now.day.compact())
+                    .with("xgrq", now.local());
                 vec![released.update(&open), put("03")]
             }
             (Act::Cancel, _) => vec![Row::insert(&[initial::dj_zx(copy.key, now)]), put("07")],
@@ -449,7 +530,9 @@ impl Script {
                     .with("xzqh_dm", truth.region());
                 vec![changed.update(&own)]
             }
-            (Act::Register | Act::Suspend | Act::Resume | Act::Recognise | Act::Release, _) => Vec::new(),
+            (Act::Register | Act::Suspend | Act::Resume | Act::Recognise | Act::Release, _) => {
+                Vec::new()
+            }
         }
     }
 
@@ -475,17 +558,32 @@ impl Script {
         match (&step.act, state) {
             (Act::Remove, _) => {
                 *ltax = None;
-                ["tax_reg_change", "suspension", "tax_cancel", "annual_summary", "tax_reg"]
-                    .map(|table| format!("DELETE FROM {table} WHERE {own}"))
-                    .into()
+                [
+                    "tax_reg_change",
+                    "suspension",
+                    "tax_cancel",
+                    "annual_summary",
+                    "tax_reg",
+                ]
+                .map(|table| format!("DELETE FROM {table} WHERE {own}"))
+                .into()
             }
             (_, 4) => Vec::new(),
-            (Act::Change(Change { aspect, before, after }), _) => {
+            (
+                Act::Change(Change {
+                    aspect,
+                    before,
+                    after,
+                }),
+                _,
+            ) => {
                 let values = [aspect.codes()[2], before, after];
                 let change = initial::tax_reg_change(copy.key, id, values, now);
                 let changed = match aspect {
                     Aspect::Name => touched().with("name", after.as_str()),
-                    Aspect::Address => touched().with("reg_addr", after.as_str()).with("op_addr", after.as_str()),
+                    Aspect::Address => touched()
+                        .with("reg_addr", after.as_str())
+                        .with("op_addr", after.as_str()),
                     Aspect::Representative => touched()
                         .with("leg_name", after.as_str())
                         .with("leg_id", truth.representative.id_number.as_str()),
@@ -494,10 +592,15 @@ impl Script {
                 };
                 vec![changed.update(&own), Row::insert(&[change])]
             }
-            (Act::Suspend, 1) => vec![Row::insert(&[initial::suspension(copy.key, id, None, now)]), put(2)],
+            (Act::Suspend, 1) => vec![
+                Row::insert(&[initial::suspension(copy.key, id, None, now)]),
+                put(2),
+            ],
             (Act::Resume, 2) => {
                 let open = format!("{own} AND resumed_on IS NULL");
-                let resumed = Row::of("suspension").with("resumed_on", now.day).with("updated_at", now.utc());
+                let resumed = Row::of("suspension")
+                    .with("resumed_on", now.day)
+                    .with("updated_at", now.utc());
                 vec![resumed.update(&open), put(1)]
             }
             (Act::Recognise, 1) => vec![put(3)],
@@ -509,7 +612,9 @@ impl Script {
                     .with("region", truth.region());
                 vec![changed.update(&own)]
             }
-            (Act::Register | Act::Suspend | Act::Resume | Act::Recognise | Act::Release, _) => Vec::new(),
+            (Act::Register | Act::Suspend | Act::Resume | Act::Recognise | Act::Release, _) => {
+                Vec::new()
+            }
         }
     }
 
@@ -528,12 +633,22 @@ impl Script {
         match &step.act {
             Act::Remove => {
                 *qts = None;
-                ["org_code_change", "org_code_check", "org_code_void", "prod_licence", "org_code"]
-                    .map(|table| format!("DELETE FROM {table} WHERE {own}"))
-                    .into()
+                [
+                    "org_code_change",
+                    "org_code_check",
+                    "org_code_void",
+                    "prod_licence",
+                    "org_code",
+                ]
+                .map(|table| format!("DELETE FROM {table} WHERE {own}"))
+                .into()
             }
             _ if copy.state == '4' => Vec::new(),
-            Act::Change(Change { aspect, before, after }) => {
+            Act::Change(Change {
+                aspect,
+                before,
+                after,
+            }) => {
                 let values = [aspect.codes()[2], before.as_str(), after];
                 let change = initial::org_code_change(&truth.org_code, id, values, now.day);
                 let changed = match aspect {
@@ -552,7 +667,12 @@ impl Script {
                 let void = initial::org_code_void(&truth.org_code, now.day);
                 vec![Row::insert(&[void]), touched().with("zt", "4").update(&own)]
             }
-            Act::Register | Act::Suspend | Act::Resume | Act::Recognise | Act::Release | Act::Move => Vec::new(),
+            Act::Register
+            | Act::Suspend
+            | Act::Resume
+            | Act::Recognise
+            | Act::Release
+            | Act::Move => Vec::new(),
         }
     }
 }
@@ -578,11 +698,19 @@ mod tests {
             let transaction = script.next_transaction();
             seen.insert((transaction.event, transaction.department));
         }
-        for event in ["EV1", "EV2", "EV3", "EV4", "EV5", "EV7", "EV8", "EV9", "EV10", "EV13", "EV18"] {
-            assert!(seen.iter().any(|(seen, _)| *seen == event), "{event} never occurs");
+        for event in [
+            "EV1", "EV2", "EV3", "EV4", "EV5", "EV7", "EV8", "EV9", "EV10", "EV13", "EV18",
+        ] {
+            assert!(
+                seen.iter().any(|(seen, _)| *seen == event),
+                "{event} never occurs"
+            );
         }
         for department in Department::ALL {
-            assert!(seen.contains(&("EV18", department)), "nothing is ever removed in {department:?}");
+            assert!(
+                seen.contains(&("EV18", department)),
+                "nothing is ever removed in {department:?}"
+            );
         }
     }
 

@@ -52,7 +52,12 @@ const UP_TO_FIVE: Distribution = &[1, 1, 1, 1, 1, 1];
 const STAX_CHANGES: Distribution = &[6000, 2500, 1030, 470];
 const LTAX_CHANGES: Distribution = &[6100, 2500, 890, 510];
 const QTS_CHANGES: Distribution = &[6800, 2210, 990];
-const TAX_KINDS: [&str; 4] = ["营业税,企业所得税", "营业税,企业所得税,城建税", "个人所得税,印花税", "企业所得税,房产税"];
+const TAX_KINDS: [&str; 4] = [
+    "营业税,企业所得税",
+    "营业税,企业所得税,城建税",
+    "个人所得税,印花税",
+    "企业所得税,房产税",
+];
 
 impl Population {
     /// Makes up `size` true enterprises and what the departments know of them.
@@ -88,13 +93,28 @@ impl Population {
         let key = |department| local_key(self.seed, department, index);
         let [in_aic, in_stax, in_ltax, in_qts] = presence;
         let mut member = Member {
-            aic: in_aic.then(|| Copy { key: key(Department::Aic), state: aic_state(fate) }),
-            stax: in_stax.then(|| Copy { key: key(Department::Stax), state: stax_state(fate) }),
-            ltax: in_ltax.then(|| Copy { key: key(Department::Ltax), state: ltax_state(fate) }),
-            qts: in_qts.then(|| Copy { key: 0, state: qts_state(fate) }),
+            aic: in_aic.then(|| Copy {
+                key: key(Department::Aic),
+                state: aic_state(fate),
+            }),
+            stax: in_stax.then(|| Copy {
+                key: key(Department::Stax),
+                state: stax_state(fate),
+            }),
+            ltax: in_ltax.then(|| Copy {
+                key: key(Department::Ltax),
+                state: ltax_state(fate),
+            }),
+            qts: in_qts.then(|| Copy {
+                key: 0,
+                state: qts_state(fate),
+            }),
             truth,
         };
-        let mut ids = Ids { seed: self.seed, next: index << 4 };
+        let mut ids = Ids {
+            seed: self.seed,
+            next: index << 4,
+        };
         let [aic, stax, ltax, qts] = &mut self.rows;
         aic_rows(&mut member, &mut random, &mut ids, aic);
         stax_rows(&mut member, &mut random, &mut ids, stax);
@@ -108,14 +128,20 @@ impl Population {
         let mut random = Random::of(self.seed ^ 0x5E1F, u64::from(index));
         let mut truth = Enterprise::generate(self.seed ^ 0x5E1F, index, None);
         let sequence = 60_000_000 + permute(self.seed ^ 0x5E1F, 24, index);
-        truth.reg_no = super::codes::registration_number(&format!("{}{sequence:08}", truth.region()));
+        truth.reg_no =
+            super::codes::registration_number(&format!("{}{sequence:08}", truth.region()));
         let closed = random.chance(800);
         let [aic, _, ltax, _] = &mut self.rows;
         aic.push(self_emp(&truth, closed));
         if random.chance(6000) {
             let state = if closed { 4 } else { 1 };
             let key = local_key(self.seed ^ 0x5E1F, Department::Ltax, index) | 1 << 31;
-            let row = tax_reg(&truth, Copy { key, state }, true, Moment::noon(truth.established));
+            let row = tax_reg(
+                &truth,
+                Copy { key, state },
+                true,
+                Moment::noon(truth.established),
+            );
             ltax.push(row);
         }
     }
@@ -183,13 +209,25 @@ fn aic_rows(member: &mut Member, random: &mut Random, ids: &mut Ids, out: &mut V
     out.push(ent_base(truth, copy, at));
     let mut investor_ids = ids.of_table();
     for _ in 0..=random.weighted(INVESTORS_LESS_ONE) {
-        out.push(ent_investor(truth, copy.key, investor_ids.take(), random, at));
+        out.push(ent_investor(
+            truth,
+            copy.key,
+            investor_ids.take(),
+            random,
+            at,
+        ));
     }
     let mut change_ids = ids.of_table();
     for _ in 0..random.weighted(AIC_CHANGES) {
         let before = Person::random(random);
         let values = ["03", &before.name, &truth.representative.name];
-        out.push(ent_change(copy.key, change_ids.take(), values, at.day.plus(30), at));
+        out.push(ent_change(
+            copy.key,
+            change_ids.take(),
+            values,
+            at.day.plus(30),
+            at,
+        ));
     }
     for year in last_years(random.weighted(UP_TO_FIVE)) {
         out.push(
@@ -197,14 +235,25 @@ fn aic_rows(member: &mut Member, random: &mut Random, ids: &mut Ids, out: &mut V
                 .with("pripid", copy.key)
                 .with("year", year)
                 .with("result", random.pick(&["1", "1", "1", "2"]))
-                .with("insp_date", format!("{year}-05-{:02}", random.between(1, 28)))
-                .with("assets", format!("{}.00", random.between(10_000, 90_000_000)))
+                .with(
+                    "insp_date",
+                    format!("{year}-05-{:02}", random.between(1, 28)),
+                )
+                .with(
+                    "assets",
+                    format!("{}.00", random.between(10_000, 90_000_000)),
+                )
                 .with("revenue", format!("{}.50", random.between(0, 90_000_000)))
                 .with("upd_time", at.utc()),
         );
     }
     if copy.state != '1' {
-        out.push(ent_cancel(truth, copy, Day::START.plus(0), Moment::noon(Day::START)));
+        out.push(ent_cancel(
+            truth,
+            copy,
+            Day::START.plus(0),
+            Moment::noon(Day::START),
+        ));
     }
 }
 
@@ -296,7 +345,12 @@ fn qts_rows(member: &mut Member, random: &mut Random, ids: &mut Ids, out: &mut V
     for _ in 0..random.weighted(QTS_CHANGES) {
         let before = Person::random(random);
         let values = ["法定代表人", &before.name, &truth.representative.name];
-        out.push(org_code_change(&truth.org_code, change_ids.take(), values, at.day));
+        out.push(org_code_change(
+            &truth.org_code,
+            change_ids.take(),
+            values,
+            at.day,
+        ));
     }
     for year in last_years(random.weighted(UP_TO_FIVE)) {
         out.push(
@@ -357,7 +411,13 @@ pub fn ent_base(truth: &Enterprise, copy: Copy<char>, at: Moment) -> Row {
 }
 
 /// 工商: 出资人.
-pub fn ent_investor(truth: &Enterprise, pripid: u32, id: u32, random: &mut Random, at: Moment) -> Row {
+pub fn ent_investor(
+    truth: &Enterprise,
+    pripid: u32,
+    id: u32,
+    random: &mut Random,
+    at: Moment,
+) -> Row {
     let person = Person::random(random);
     Row::of("ent_investor")
         .with("inv_id", id)
@@ -420,10 +480,16 @@ pub fn dj_nsrxx(truth: &Enterprise, copy: Copy<&'static str>, at: Moment) -> Row
         .with("nsrmc", truth.name.as_str())
         .with("shxydm", truth.uscc.clone())
         // One in sixteen was filed without its organisation code.
-        .with("zzjg_dm", (copy.key % 16 != 0).then_some(truth.org_code.as_str()))
+        .with(
+            "zzjg_dm",
+            (!copy.key.is_multiple_of(16)).then_some(truth.org_code.as_str()),
+        )
         .with("gszch", truth.reg_no.as_str())
         .with("djzclx_dm", truth.reg_type())
-        .with("hy_dm", truth.industry.trim_start_matches(char::is_alphabetic))
+        .with(
+            "hy_dm",
+            truth.industry.trim_start_matches(char::is_alphabetic),
+        )
         .with("fddbrmc", truth.representative.name.as_str())
         .with("fddbr_zjlx", "201")
         .with("fddbr_zjhm", truth.representative.id_number.as_str())
@@ -498,8 +564,18 @@ pub fn tax_reg(truth: &Enterprise, copy: Copy<i32>, is_self_emp: bool, at: Momen
         .with("name", truth.name.as_str())
         .with("org_code", org_code)
         .with("biz_reg_no", truth.reg_no.as_str())
-        .with("uscc", if is_self_emp { None } else { truth.uscc.clone() })
-        .with("reg_type", if is_self_emp { "410" } else { truth.reg_type() })
+        .with(
+            "uscc",
+            if is_self_emp {
+                None
+            } else {
+                truth.uscc.clone()
+            },
+        )
+        .with(
+            "reg_type",
+            if is_self_emp { "410" } else { truth.reg_type() },
+        )
         .with("industry", truth.industry)
         .with("leg_name", truth.representative.name.as_str())
         .with("leg_id", truth.representative.id_number.as_str())
@@ -603,12 +679,28 @@ mod tests {
 
     /// Rows per true enterprise, as the sample has them.
     const VOLUME: [(&str, f64); 22] = [
-        ("ent_base", 0.98), ("ent_investor", 2.16), ("ent_change", 0.78), ("ent_inspect", 2.45),
-        ("ent_cancel", 0.12), ("self_emp", 0.50), ("dj_nsrxx", 0.62), ("dj_bg", 0.37),
-        ("rd_ybnsr", 0.15), ("rd_fzc", 0.05), ("dj_zx", 0.06), ("sb_ndhz", 1.55),
-        ("tax_reg", 1.16), ("tax_reg_change", 0.50), ("suspension", 0.10), ("tax_cancel", 0.08),
-        ("annual_summary", 2.15), ("org_code", 0.95), ("org_code_change", 0.40),
-        ("org_code_check", 2.40), ("org_code_void", 0.10), ("prod_licence", 0.04),
+        ("ent_base", 0.98),
+        ("ent_investor", 2.16),
+        ("ent_change", 0.78),
+        ("ent_inspect", 2.45),
+        ("ent_cancel", 0.12),
+        ("self_emp", 0.50),
+        ("dj_nsrxx", 0.62),
+        ("dj_bg", 0.37),
+        ("rd_ybnsr", 0.15),
+        ("rd_fzc", 0.05),
+        ("dj_zx", 0.06),
+        ("sb_ndhz", 1.55),
+        ("tax_reg", 1.16),
+        ("tax_reg_change", 0.50),
+        ("suspension", 0.10),
+        ("tax_cancel", 0.08),
+        ("annual_summary", 2.15),
+        ("org_code", 0.95),
+        ("org_code_change", 0.40),
+        ("org_code_check", 2.40),
+        ("org_code_void", 0.10),
+        ("prod_licence", 0.04),
     ];
 
     #[test]
@@ -645,8 +737,16 @@ mod tests {
     #[test]
     fn no_department_holds_an_order_that_tells_the_generators() {
         let population = Population::generate(1, 200);
-        let keys: Vec<u32> = population.members.iter().filter_map(|m| Some(m.aic?.key)).collect();
+        let keys: Vec<u32> = population
+            .members
+            .iter()
+            .filter_map(|m| Some(m.aic?.key))
+            .collect();
         let rising = keys.windows(2).filter(|pair| pair[0] < pair[1]).count();
-        assert!((60..140).contains(&rising), "{rising} of {} steps rise", keys.len());
+        assert!(
+            (60..140).contains(&rising),
+            "{rising} of {} steps rise",
+            keys.len()
+        );
     }
 }

@@ -88,14 +88,27 @@ impl Department {
     pub fn captured_tables(self) -> &'static [&'static str] {
         match self {
             Self::Aic => &[
-                "ent_base", "ent_change", "ent_inspect", "ent_cancel", "ent_investor", "self_emp",
+                "ent_base",
+                "ent_change",
+                "ent_inspect",
+                "ent_cancel",
+                "ent_investor",
+                "self_emp",
             ],
             Self::Stax => &["dj_nsrxx", "dj_bg", "rd_ybnsr", "rd_fzc", "dj_zx"],
             Self::Ltax => &[
-                "tax_reg", "tax_reg_change", "suspension", "tax_cancel", "annual_summary",
+                "tax_reg",
+                "tax_reg_change",
+                "suspension",
+                "tax_cancel",
+                "annual_summary",
             ],
             Self::Qts => &[
-                "org_code", "org_code_change", "org_code_check", "org_code_void", "prod_licence",
+                "org_code",
+                "org_code_change",
+                "org_code_check",
+                "org_code_void",
+                "prod_licence",
             ],
         }
     }
@@ -119,7 +132,10 @@ impl Department {
 /// If the database refuses.
 pub async fn create(client: &Client, department: Department, rows: &[Row]) -> Result<()> {
     let what = || format!("could not fill database {}", department.database());
-    client.batch_execute(department.ddl()).await.with_context(what)?;
+    client
+        .batch_execute(department.ddl())
+        .await
+        .with_context(what)?;
     row::copy(client, rows).await.with_context(what)?;
     client.batch_execute("ANALYZE").await.with_context(what)
 }

@@ -53,7 +53,10 @@ impl Row {
     /// Begins a row.
     #[must_use]
     pub fn of(table: &'static str) -> Self {
-        Self { table, fields: Vec::new() }
+        Self {
+            table,
+            fields: Vec::new(),
+        }
     }
 
     /// Adds a column.
@@ -71,7 +74,11 @@ impl Row {
         };
         let mut sql = format!("INSERT INTO {} ({}) VALUES ", first.table, first.columns());
         for (index, row) in rows.iter().enumerate() {
-            let values: Vec<String> = row.fields.iter().map(|(_, value)| literal(value.as_deref())).collect();
+            let values: Vec<String> = row
+                .fields
+                .iter()
+                .map(|(_, value)| literal(value.as_deref()))
+                .collect();
             let comma = if index == 0 { "" } else { ", " };
             let _infallible = write!(sql, "{comma}({})", values.join(", "));
         }
@@ -86,7 +93,11 @@ impl Row {
             .iter()
             .map(|(column, value)| format!("{column} = {}", literal(value.as_deref())))
             .collect();
-        format!("UPDATE {} SET {} WHERE {condition}", self.table, changes.join(", "))
+        format!(
+            "UPDATE {} SET {} WHERE {condition}",
+            self.table,
+            changes.join(", ")
+        )
     }
 
     fn columns(&self) -> String {
@@ -143,9 +154,13 @@ pub(super) async fn copy(client: &Client, rows: &[Row]) -> Result<()> {
             }
             row.copy_line(&mut lines);
         }
-        copy_lines(client, &format!("COPY {table} ({columns}) FROM STDIN"), &lines)
-            .await
-            .with_context(|| format!("table {table}"))?;
+        copy_lines(
+            client,
+            &format!("COPY {table} ({columns}) FROM STDIN"),
+            &lines,
+        )
+        .await
+        .with_context(|| format!("table {table}"))?;
     }
     Ok(())
 }
@@ -154,7 +169,8 @@ async fn copy_lines(client: &Client, statement: &str, lines: &str) -> Result<()>
     use futures::SinkExt as _;
     let sink = client.copy_in(statement).await?;
     let mut sink = std::pin::pin!(sink);
-    sink.send(bytes::Bytes::copy_from_slice(lines.as_bytes())).await?;
+    sink.send(bytes::Bytes::copy_from_slice(lines.as_bytes()))
+        .await?;
     sink.close().await?;
     Ok(())
 }
@@ -165,8 +181,17 @@ mod tests {
 
     #[test]
     fn quotes_are_doubled_and_null_is_a_word() {
-        let row = Row::of("t").with("a", "O'Neil").with("b", None::<&str>).with("c", 7);
-        assert_eq!(Row::insert(std::slice::from_ref(&row)), "INSERT INTO t (a, b, c) VALUES ('O''Neil', NULL, '7')");
-        assert_eq!(row.update("a = 1"), "UPDATE t SET a = 'O''Neil', b = NULL, c = '7' WHERE a = 1");
+        let row = Row::of("t")
+            .with("a", "O'Neil")
+            .with("b", None::<&str>)
+            .with("c", 7);
+        assert_eq!(
+            Row::insert(std::slice::from_ref(&row)),
+            "INSERT INTO t (a, b, c) VALUES ('O''Neil', NULL, '7')"
+        );
+        assert_eq!(
+            row.update("a = 1"),
+            "UPDATE t SET a = 'O''Neil', b = NULL, c = '7' WHERE a = 1"
+        );
     }
 }

@@ -62,7 +62,9 @@ impl Api {
     pub fn new(connect: u16, registry: u16, platform: u16) -> Result<Self> {
         // Another part of this program may have chosen the provider; there is only one.
         let _chosen_before = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(100)).build()?;
+        let client = reqwest::Client::builder()
+            .timeout(Duration::from_secs(100))
+            .build()?;
         let url = |port| format!("http://127.0.0.1:{port}");
         Ok(Self {
             client,
@@ -76,7 +78,10 @@ impl Api {
     /// Returns the same client with a token.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
-        Self { token: token.to_owned(), ..self.clone() }
+        Self {
+            token: token.to_owned(),
+            ..self.clone()
+        }
     }
 
     /// Returns the token.
@@ -91,7 +96,8 @@ impl Api {
     ///
     /// If there is no answer. An answer that refuses is an [`Answer`].
     pub async fn connect(&self, method: &str, path: &str, body: Option<Value>) -> Result<Answer> {
-        self.call(method, &format!("{}{path}", self.connect_url), body).await
+        self.call(method, &format!("{}{path}", self.connect_url), body)
+            .await
     }
 
     /// Calls the schema registry.
@@ -100,7 +106,8 @@ impl Api {
     ///
     /// As [`Api::connect`].
     pub async fn registry(&self, method: &str, path: &str, body: Option<Value>) -> Result<Answer> {
-        self.call(method, &format!("{}{path}", self.registry_url), body).await
+        self.call(method, &format!("{}{path}", self.registry_url), body)
+            .await
     }
 
     /// Calls the platform's own API.
@@ -109,7 +116,8 @@ impl Api {
     ///
     /// As [`Api::connect`].
     pub async fn platform(&self, method: &str, path: &str, body: Option<Value>) -> Result<Answer> {
-        self.call(method, &format!("{}{path}", self.platform_url), body).await
+        self.call(method, &format!("{}{path}", self.platform_url), body)
+            .await
     }
 
     /// Calls any URL, with the token.
@@ -126,9 +134,15 @@ impl Api {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let response = request.send().await.with_context(|| format!("{method} {url}"))?;
+        let response = request
+            .send()
+            .await
+            .with_context(|| format!("{method} {url}"))?;
         let status = response.status().as_u16();
-        let text = response.text().await.with_context(|| format!("{method} {url}"))?;
+        let text = response
+            .text()
+            .await
+            .with_context(|| format!("{method} {url}"))?;
         let body = match text.as_str() {
             "" => Value::Null,
             _ => serde_json::from_str(&text).unwrap_or(Value::String(text)),

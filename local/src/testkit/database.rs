@@ -47,7 +47,11 @@ impl Database {
     ///
     /// If the server refuses.
     pub async fn create(server_url: &str, prefix: &str) -> Result<Self> {
-        Self::create_named(server_url, &format!("{prefix}_{:08x}", rand::random::<u32>())).await
+        Self::create_named(
+            server_url,
+            &format!("{prefix}_{:08x}", rand::random::<u32>()),
+        )
+        .await
     }
 
     /// Creates a database of this very name.
@@ -70,7 +74,8 @@ impl Database {
     ///
     /// If the URL is none.
     pub fn named(server_url: &str, name: &str) -> Result<Self> {
-        let config: tokio_postgres::Config = server_url.parse().context("not a URL of PostgreSQL")?;
+        let config: tokio_postgres::Config =
+            server_url.parse().context("not a URL of PostgreSQL")?;
         let host = match config.get_hosts().first() {
             Some(tokio_postgres::config::Host::Tcp(host)) => host.clone(),
             _ => "127.0.0.1".to_owned(),
@@ -116,11 +121,17 @@ mod tests {
         let check = |url, expected: &str| assert_eq!(with_database(url, "aic"), expected);
         check("postgres://u:p@h:1/postgres", "postgres://u:p@h:1/aic");
         check("postgres://u@h", "postgres://u@h/aic");
-        check("postgres://h/x?sslmode=require", "postgres://h/aic?sslmode=require");
+        check(
+            "postgres://h/x?sslmode=require",
+            "postgres://h/aic?sslmode=require",
+        );
     }
 
     #[test]
     fn an_error_never_shows_the_password() {
-        assert_eq!(without_password("postgres://u:secret@h:1/d"), "postgres://h:1/d");
+        assert_eq!(
+            without_password("postgres://u:secret@h:1/d"),
+            "postgres://h:1/d"
+        );
     }
 }

@@ -58,7 +58,12 @@ impl PlatformOptions {
 
     /// Returns options for a platform on given servers.
     #[must_use]
-    pub fn on(binary: impl Into<PathBuf>, cluster: &str, bootstrap: &str, database_url: &str) -> Self {
+    pub fn on(
+        binary: impl Into<PathBuf>,
+        cluster: &str,
+        bootstrap: &str,
+        database_url: &str,
+    ) -> Self {
         let kafka = [("bootstrap.servers", bootstrap)];
         let kafka = kafka.map(|(name, value)| (name.to_owned(), value.to_owned()));
         Self {
@@ -104,7 +109,11 @@ impl Platform {
     /// # Errors
     ///
     /// As [`Platform::start`].
-    pub async fn start_in(folder: PathBuf, run: Option<Run>, options: PlatformOptions) -> Result<Self> {
+    pub async fn start_in(
+        folder: PathBuf,
+        run: Option<Run>,
+        options: PlatformOptions,
+    ) -> Result<Self> {
         let [connect, registry, api, _] = match options.ports {
             Some(ports) => ports,
             None => [port::free()?, port::free()?, port::free()?, 0],
@@ -163,7 +172,8 @@ impl Platform {
     pub fn write_secrets(&self, secrets: &[(&str, &str)]) -> Result<()> {
         for (name, value) in secrets {
             let path = self.secrets_dir().join(name);
-            fs::write(&path, value).with_context(|| format!("could not write {}", path.display()))?;
+            fs::write(&path, value)
+                .with_context(|| format!("could not write {}", path.display()))?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         }
         Ok(())
@@ -187,7 +197,8 @@ impl Platform {
             self.wait_ready(CONTROL_PLANE, &api, url).await?;
         }
         let file = self.token_file();
-        let token = fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
+        let token = fs::read_to_string(&file)
+            .with_context(|| format!("could not read {}", file.display()))?;
         self.api = api.with_token(token.trim());
         Ok(())
     }
@@ -230,7 +241,10 @@ impl Platform {
     ///
     /// If no worker of this name was started.
     pub fn worker_url(&self, name: &str) -> Result<String> {
-        let port = self.worker_ports.get(name).with_context(|| format!("no worker {name}"))?;
+        let port = self
+            .worker_ports
+            .get(name)
+            .with_context(|| format!("no worker {name}"))?;
         Ok(format!("http://127.0.0.1:{port}"))
     }
 
@@ -240,7 +254,9 @@ impl Platform {
     ///
     /// If it does not run.
     pub fn process(&mut self, name: &str) -> Result<&mut Process> {
-        self.processes.get_mut(name).with_context(|| format!("{name} does not run"))
+        self.processes
+            .get_mut(name)
+            .with_context(|| format!("{name} does not run"))
     }
 
     /// Kills a process as a crash does (SIGKILL).
@@ -249,7 +265,10 @@ impl Platform {
     ///
     /// If it does not run.
     pub fn kill(&mut self, name: &str) -> Result<()> {
-        let mut process = self.processes.remove(name).with_context(|| format!("{name} does not run"))?;
+        let mut process = self
+            .processes
+            .remove(name)
+            .with_context(|| format!("{name} does not run"))?;
         process.kill();
         Ok(())
     }
@@ -260,7 +279,10 @@ impl Platform {
     ///
     /// If it does not run, or did not end by itself.
     pub async fn stop(&mut self, name: &str) -> Result<()> {
-        let mut process = self.processes.remove(name).with_context(|| format!("{name} does not run"))?;
+        let mut process = self
+            .processes
+            .remove(name)
+            .with_context(|| format!("{name} does not run"))?;
         let status = process.stop(Signal::TERM, STOP_PATIENCE).await?;
         if !status.success() {
             bail!(
@@ -279,7 +301,11 @@ impl Platform {
     pub async fn stop_all(&mut self) -> Result<()> {
         let workers = self.processes.keys().filter(|name| *name != CONTROL_PLANE);
         let mut names: Vec<String> = workers.cloned().collect();
-        names.extend(self.processes.contains_key(CONTROL_PLANE).then(|| CONTROL_PLANE.to_owned()));
+        names.extend(
+            self.processes
+                .contains_key(CONTROL_PLANE)
+                .then(|| CONTROL_PLANE.to_owned()),
+        );
         let mut outcome = Ok(());
         for name in names {
             outcome = outcome.and(self.stop(&name).await);
@@ -312,7 +338,12 @@ impl Platform {
             .arg("--config")
             .arg(self.folder.join(format!("{name}.yaml")))
             .current_dir(&self.folder)
-            .envs(self.options.environment.iter().map(|(name, value)| (name, value)));
+            .envs(
+                self.options
+                    .environment
+                    .iter()
+                    .map(|(name, value)| (name, value)),
+            );
         let process = Process::start(&self.folder, name, &mut command)?;
         self.processes.insert(name.to_owned(), process);
         Ok(())
@@ -374,7 +405,12 @@ impl Platform {
     }
 
     /// A JSON document is a YAML document.
-    fn write_config(&self, name: &str, config: &mut Value, further: &Map<String, Value>) -> Result<()> {
+    fn write_config(
+        &self,
+        name: &str,
+        config: &mut Value,
+        further: &Map<String, Value>,
+    ) -> Result<()> {
         if let Value::Object(keys) = config {
             keys.extend(further.clone());
         }
