@@ -84,24 +84,17 @@ impl Binding {
     }
 
     /// "Everything that this principal may do with the target"; a denial is somebody else's.
-    fn any(principal: Option<&str>, target: Option<Target<'_>>) -> Result<Self, Failure> {
-        let name = target.as_ref().map(|target| c_string(target.name()));
-        let name = name.transpose()?;
+    fn any(principal: Option<&str>, target: Target<'_>) -> Result<Self, Failure> {
+        let (resource, pattern) = target.parts();
+        let name = c_string(target.name())?;
         let principal = principal.map(c_string).transpose()?;
-        let (resource, pattern) = target.map_or(
-            (
-                Resource::RD_KAFKA_RESOURCE_ANY,
-                Pattern::RD_KAFKA_RESOURCE_PATTERN_ANY,
-            ),
-            Target::parts,
-        );
         let mut reason: [c_char; 256] = [0; 256];
         // SAFETY: all strings live during the call and are copied, null stands for "any"; the
         // reason stays in its buffer.
         let binding = unsafe {
             sys::rd_kafka_AclBindingFilter_new(
                 resource,
-                name.as_ref().map_or(ptr::null(), |name| name.as_ptr()),
+                name.as_ptr(),
                 pattern,
                 principal
                     .as_ref()
@@ -178,7 +171,7 @@ pub(crate) fn revoke<C: ClientContext>(
     target: Target<'_>,
     timeout: Duration,
 ) -> Result<usize, Failure> {
-    let filter = Binding::any(Some(principal), Some(target))?;
+    let filter = Binding::any(Some(principal), target)?;
     let mut pointers = [filter.0.as_ptr()];
     let client = client.native_ptr();
     // SAFETY: as in `allow_read`.
@@ -210,11 +203,12 @@ pub(crate) fn revoke<C: ClientContext>(
     }
 }
 
-/// Returns the principals with a right on the target, or on anything; fails with
-/// `SecurityDisabled` where the cluster keeps no access lists.
+/// Returns the principals with a right on the target. An empty answer may also be a refusal:
+/// librdkafka reads the error of this answer and drops it (`rd_kafka_DescribeAclsResponse_parse`,
+/// 2.12), so the caller must have learnt otherwise that it may ask.
 pub(crate) fn principals<C: ClientContext>(
     client: &Client<C>,
-    target: Option<Target<'_>>,
+    target: Target<'_>,
     timeout: Duration,
 ) -> Result<Vec<String>, Failure> {
     let filter = Binding::any(None, target)?;

@@ -76,12 +76,19 @@ impl ProducerContext for Deliveries {
         let Err((error, message)) = result else {
             return;
         };
+        let failure = Failure::from(error.clone());
+        // Purged by an abort: consequences, told late, of what was an error before.
+        if matches!(
+            failure.code,
+            RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight
+        ) {
+            return;
+        }
         let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those purged because an earlier one failed say nothing.
         first.get_or_insert_with(|| Undelivered {
             topic: message.topic().to_owned(),
             bytes: message.key_len() + message.payload_len(),
-            failure: Failure::from(error.clone()),
+            failure,
         });
     }
 }
@@ -107,6 +114,9 @@ impl Worker {
     ) -> Result<Self, Error> {
         let transaction_timeout = config.transaction_timeout();
         let timeout_ms = transaction_timeout.as_millis().to_string();
+        // librdkafka wants a single request to end before the transaction does.
+        let socket_timeout = transaction_timeout.min(Duration::from_secs(10));
+        let socket_timeout_ms = socket_timeout.as_millis().to_string();
         // Memory is bounded in bytes, never in counts; the largest record must fit.
         let defaults = [
             ("compression.type", "lz4"),
@@ -116,7 +126,7 @@ impl Worker {
             ("queue.buffering.max.kbytes", "131072"),
             ("message.max.bytes", "67108864"),
             ("message.timeout.ms", timeout_ms.as_str()),
-            ("socket.timeout.ms", "10000"),
+            ("socket.timeout.ms", socket_timeout_ms.as_str()),
         ];
         let mut client = config.client(&defaults, ClientKind::Producer);
         client.set("transactional.id", &transactional_id);
@@ -195,19 +205,33 @@ impl Worker {
             return Err(self.error("begin a transaction of", failure));
         }
         self.learn_topics(&transaction)?;
+        if let Err(error) = self.attempt(&transaction) {
+            // After the broker has refused a batch of an earlier transaction, librdkafka finds a
+            // gap in its sequence numbers only now. The abort that this led to raised its epoch
+            // and closed the gap; nothing of this transaction is or will be committed.
+            if self.has_ended || !is_sequence_gap(&error) {
+                return Err(error);
+            }
+            tracing::warn!(producer = self.transactional_id, %error, "repeating a transaction");
+            self.attempt(&transaction)?;
+        }
+        for batch in &mut transaction.batches {
+            batch.clear();
+        }
+        Ok(transaction.batches)
+    }
+
+    /// From begin to commit, or to the end of an abort.
+    fn attempt(&mut self, transaction: &Transaction) -> Result<(), Error> {
         self.deliveries.take();
         if let Err(failure) = self.native.begin() {
             self.has_ended = true;
             return Err(self.error("begin a transaction of", failure));
         }
-        if let Err(error) = self.send(&transaction) {
+        if let Err(error) = self.send(transaction) {
             return Err(self.abort_after(error));
         }
-        self.commit()?;
-        for batch in &mut transaction.batches {
-            batch.clear();
-        }
-        Ok(transaction.batches)
+        self.commit()
     }
 
     /// Every topic is looked up once, without creating it, before anything is begun.
@@ -512,4 +536,12 @@ impl Worker {
     fn ended(&self) -> Error {
         Error::Ended(format!("producer {}", self.transactional_id))
     }
+}
+
+fn is_sequence_gap(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Operation { source, .. }
+            if source.code == RDKafkaErrorCode::OutOfOrderSequenceNumber
+    )
 }
