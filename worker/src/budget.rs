@@ -74,7 +74,7 @@ mod tests {
         tokio::pin!(second);
         assert!(futures::poll!(&mut second).is_pending());
         drop(whole);
-        second.await;
+        drop(second.await);
         assert_eq!(budget.used_bytes(), 0);
     }
 }

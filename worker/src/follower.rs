@@ -46,8 +46,8 @@ impl Follower {
         let (sender, reached) = watch::channel(Reached::new());
         let running = Owned::spawn(format!("follower {id} of {topic}"), async move {
             loop {
-                let mut reader = retry::until_done("read the tasks topic", async || {
-                    CompactedReader::open_partitions(&kafka, &topic, &partitions).await
+                let mut reader = retry::until_done("read the tasks topic", || {
+                    CompactedReader::open_partitions(&kafka, &topic, &partitions)
                 })
                 .await;
                 if found.send(Followed::Begun(id)).await.is_err() {

@@ -114,13 +114,18 @@ async fn work(
 ) -> Result<(), Error> {
     tokio::select! {
         () = platform.ensure_topics() => {}
-        _ = stopping.wait_for(|stop| *stop) => return Ok(()),
+        () = asked(&mut stopping) => return Ok(()),
     }
     let follow = Arc::clone(&platform.schemas).follow(platform.kafka.clone(), platform.cluster.schemas());
     let following = Owned::spawn("follower of schemas", follow);
     let ended = Ownership::run(platform, readiness, stopping).await;
     following.abort_and_wait().await;
     ended
+}
+
+/// Waits until a stop is asked for, by the value or by the end of who could ask.
+async fn asked(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
 }
 
 /// A worker could not start or go on.

@@ -35,7 +35,6 @@ use tokio::sync::{mpsc, watch};
 use crate::follower::{Followed, Follower, FollowerId, Reached};
 use crate::owned::Owned;
 use crate::platform::Platform;
-use crate::status::Publish;
 use crate::task_table::{Change, TaskTable};
 use crate::tenure::Tenure;
 use crate::{Error, requests, retry};
@@ -102,7 +101,7 @@ impl Ownership {
         loop {
             let mut group = tokio::select! {
                 group = join(&platform) => group,
-                _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
+                () = crate::asked(&mut shutdown) => return Ok(()),
             };
             let mut ownership =
                 Self::new(Arc::clone(&platform), group.membership(), readiness.clone());
@@ -152,7 +151,7 @@ impl Ownership {
         loop {
             tokio::select! {
                 biased;
-                _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
+                () = crate::asked(shutdown) => return Ok(()),
                 event = group.next() => match event {
                     Ok(event) => self.on_group(event).await,
                     Err(error) => self.on_group_error(&error).await?,
@@ -489,8 +488,8 @@ async fn join(platform: &Platform) -> TaskGroup {
     let group_id = platform.cluster.workers(&platform.location);
     let instance_id = &platform.config.instance_id;
     let topic = platform.tasks_topic();
-    retry::until_done("join the group of workers", async || {
-        TaskGroup::join(&platform.kafka, &group_id, instance_id, &topic).await
+    retry::until_done("join the group of workers", || {
+        TaskGroup::join(&platform.kafka, &group_id, instance_id, &topic)
     })
     .await
 }
@@ -520,7 +519,6 @@ async fn are_at_end(
         positions.extend(reached.borrow().iter().map(|(p, at)| (*p, *at)));
     }
     Ok(owned.iter().all(|partition| {
-        let end = end_of(&ends, *partition);
         let end = ends.get(partition).copied();
         end.is_some_and(|end| positions.get(partition).is_some_and(|at| *at >= end))
     }))

@@ -111,7 +111,7 @@ impl Platform {
         ];
         for spec in topics {
             let doing = format!("create or check the topic {}", spec.name);
-            retry::until_done(&doing, async || self.admin.ensure_topic(&spec).await).await;
+            retry::until_done(&doing, || self.admin.ensure_topic(&spec)).await;
         }
     }
 }

@@ -96,17 +96,15 @@ async fn validate_source(secrets: &Secrets, config: postgres_source::Config) -> 
 
 async fn validate_sink(secrets: &Secrets, config: jdbc_sink::Config) -> Vec<PropertyError> {
     match password(secrets, config.connection.password.as_ref()) {
-        Ok(password) => hutong_connectors_postgres::sink::validate(config, password).await,
+        Ok(password) => hutong_connectors_postgres::sink::validate(&config, password.as_ref()).await,
         Err(error) => vec![PropertyError::new("connection.password", error)],
     }
 }
 
-/// Resolves a password; a connection without one has an empty one.
-fn password(secrets: &Secrets, reference: Option<&SecretRef>) -> Result<Secret, String> {
-    match reference {
-        Some(reference) => secrets
-            .resolve(reference)
-            .map_err(|error| crate::task::chain(&error)),
-        None => Ok(Secret::new("")),
-    }
+/// Resolves a password, where the connection has one.
+fn password(secrets: &Secrets, reference: Option<&SecretRef>) -> Result<Option<Secret>, String> {
+    let resolved = reference.map(|reference| secrets.resolve(reference));
+    resolved
+        .transpose()
+        .map_err(|error| crate::task::chain(&error))
 }

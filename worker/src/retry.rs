@@ -17,9 +17,9 @@ const MAX: Duration = Duration::from_secs(5);
 /// # Cancel safety
 ///
 /// As the operation's.
-pub(crate) async fn until_done<T, E: Display>(
+pub(crate) async fn until_done<T, E: Display, F: Future<Output = Result<T, E>>>(
     doing: &str,
-    mut operation: impl AsyncFnMut() -> Result<T, E>,
+    mut operation: impl FnMut() -> F,
 ) -> T {
     let mut wait = FIRST;
     loop {

@@ -84,8 +84,8 @@ impl SchemaCache {
     /// changes nothing that is known.
     pub(crate) async fn follow(self: Arc<Self>, kafka: KafkaConfig, topic: String) {
         loop {
-            let mut reader = retry::until_done("open the topic of schemas", async || {
-                CompactedReader::open(&kafka, &topic).await
+            let mut reader = retry::until_done("open the topic of schemas", || {
+                CompactedReader::open(&kafka, &topic)
             })
             .await;
             let error = loop {
@@ -120,26 +120,49 @@ impl SchemaCache {
     ///
     /// [`Error::Unknown`] (transient) if it does not come.
     pub(crate) async fn schema(&self, id: SchemaId) -> Result<Arc<str>, Error> {
+        self.brought_in_time(|known| known.schemas.get(&id).map(Arc::clone))
+            .await
+            .ok_or(Error::Unknown { id })
+    }
+
+    /// Returns the id under which a subject already has this schema, without asking anybody.
+    pub(crate) fn known(&self, subject: &str, schema: &str) -> Option<SchemaId> {
+        self.lock().find(subject, &canonical(schema).ok()?)
+    }
+
+    /// Returns the id of a subject's newest version. Waits a while for one that the topic may still
+    /// bring.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSubject`] (transient) if it does not come.
+    pub(crate) async fn latest(&self, subject: &str) -> Result<SchemaId, Error> {
+        let mut at_end = self.at_end.subscribe();
+        // Before the end of the topic the newest version that is known may be an old one.
+        drop(tokio::time::timeout(WAIT_MAX, at_end.wait_for(|at_end| *at_end)).await);
+        self.brought_in_time(|known| known.newest(subject))
+            .await
+            .ok_or_else(|| Error::NoSubject {
+                subject: subject.to_owned(),
+            })
+    }
+
+    /// Looks now and whenever the topic has brought something, until it is found or the wait ends.
+    async fn brought_in_time<T>(&self, look: impl Fn(&Known) -> Option<T>) -> Option<T> {
         let mut brought = self.brought.subscribe();
         let waiting = async {
             loop {
                 brought.borrow_and_update();
-                if let Some(schema) = self.lock().schemas.get(&id) {
-                    return Arc::clone(schema);
+                let found = look(&self.lock());
+                if let Some(found) = found {
+                    return found;
                 }
                 if brought.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
             }
         };
-        tokio::time::timeout(WAIT_MAX, waiting)
-            .await
-            .map_err(|_| Error::Unknown { id })
-    }
-
-    /// Returns the id under which a subject already has this schema, without asking anybody.
-    pub(crate) fn known(&self, subject: &str, schema: &str) -> Option<SchemaId> {
-        self.lock().find(subject, &canonical(schema).ok()?)
+        tokio::time::timeout(WAIT_MAX, waiting).await.ok()
     }
 
     /// Returns the id of a schema under a subject: the known one, else by registering it.
@@ -213,6 +236,11 @@ impl Known {
                 schema.is_some_and(|schema| canonical(schema).is_ok_and(|text| text == wanted))
             })
             .copied()
+    }
+
+    fn newest(&self, subject: &str) -> Option<SchemaId> {
+        let (_, id) = self.subjects.get(subject)?.last_key_value()?;
+        Some(*id)
     }
 
     fn answer(&mut self, subject: &str, schema: &str, id: SchemaId) {
@@ -302,6 +330,12 @@ pub(crate) enum Error {
         /// The schema's id.
         id: SchemaId,
     },
+    /// The topic has not brought this subject.
+    #[error("subject {subject} is not in the topic of schemas yet")]
+    NoSubject {
+        /// The subject.
+        subject: String,
+    },
     /// Nobody can be asked to register.
     #[error("cannot register a new schema under {subject} without a registry")]
     NoRegistry {
@@ -335,7 +369,9 @@ pub(crate) enum Error {
 impl Classified for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Unknown { .. } | Self::Unreachable { .. } => Class::Transient,
+            Self::Unknown { .. } | Self::NoSubject { .. } | Self::Unreachable { .. } => {
+                Class::Transient
+            },
             Self::NoRegistry { .. } | Self::Client(_) => Class::Definite,
             Self::Refused { status, .. } => match status {
                 // Too many requests, and whatever is the server's own trouble.
@@ -354,7 +390,11 @@ impl Classified for Error {
             Self::Refused { status: 409, subject, .. } => Some(format!(
                 "the table changed in a way that readers of the earlier schema cannot follow: change it back, or lower the compatibility level of {subject} if all readers are ready"
             )),
-            Self::Unknown { .. } | Self::Client(_) | Self::Unreachable { .. } | Self::Refused { .. } => None,
+            Self::Unknown { .. }
+            | Self::NoSubject { .. }
+            | Self::Client(_)
+            | Self::Unreachable { .. }
+            | Self::Refused { .. } => None,
         }
     }
 }
@@ -436,6 +476,7 @@ mod tests {
         assert!(futures::poll!(&mut waiting).is_pending());
         bring_schema(&cache, 9, false);
         assert_eq!(&*waiting.await.unwrap(), RECORD);
+        assert_eq!(cache.latest("a-value").await.unwrap(), SchemaId(9));
     }
 
     type Asked = Arc<std::sync::Mutex<Vec<(String, String)>>>;

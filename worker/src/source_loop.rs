@@ -144,11 +144,10 @@ fn parse(ctx: &TaskContext) -> Result<Config, TaskError> {
     })
 }
 
-fn password(ctx: &TaskContext, config: &Config) -> Result<Secret, TaskError> {
-    match &config.connection.password {
-        Some(reference) => Ok(ctx.secrets.resolve(reference)?),
-        None => Ok(Secret::new("")),
-    }
+fn password(ctx: &TaskContext, config: &Config) -> Result<Option<Secret>, TaskError> {
+    let reference = config.connection.password.as_ref();
+    let resolved = reference.map(|reference| ctx.secrets.resolve(reference));
+    Ok(resolved.transpose()?)
 }
 
 /// Fences whoever owned it before, then reads its position.

@@ -332,7 +332,7 @@ impl Supervisor {
             Class::Transient,
             "this worker has not been able to follow its tasks for too long and does not deliver until it can",
         );
-        let error = (state == TaskState::Restarting).then(|| held.report());
+        let error = (state == TaskState::Restarting).then(|| held.status_report());
         self.status.set_state(state, error);
         Phase::Shown {
             task: Arc::clone(wanted),
@@ -403,7 +403,7 @@ impl Supervisor {
             Action::Fail => {
                 tracing::error!(task = task.task, class = error.class.as_str(), error = error.message, hint = error.hint, "a task failed and waits for a person");
                 self.metrics.task_failed.with_label_values(&[&task.task]).set(1);
-                self.status.set_state(TaskState::Failed, Some(error.report()));
+                self.status.set_state(TaskState::Failed, Some(error.status_report()));
                 Phase::Failed { task }
             }
             Action::Restart { after, loud } => {
@@ -412,7 +412,7 @@ impl Supervisor {
                 } else {
                     tracing::warn!(task = task.task, class = error.class.as_str(), error = error.message, "a task starts again after an error");
                 }
-                self.status.set_state(TaskState::Restarting, Some(error.report()));
+                self.status.set_state(TaskState::Restarting, Some(error.status_report()));
                 self.wait_phase(after, task)
             }
             Action::RestartSilently { after } => {
@@ -446,3 +446,6 @@ impl Supervisor {
         history.decide(error.class, Instant::now(), worked_for, rand::random())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,12 +17,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use hutong_connectors_core::ErrorReport;
 use hutong_connectors_core::secret::{Secret, Secrets};
 use hutong_schemas::class::{Class, Classified};
 use hutong_transport::admin::Admin;
 use hutong_transport::KafkaConfig;
 use hutong_transport::names::Cluster;
-use hutong_transport::record::{ErrorReport, TaskRecord};
+use hutong_transport::record::{self, TaskRecord};
 use tokio::sync::watch;
 
 use crate::budget::Budget;
@@ -52,6 +53,9 @@ pub(crate) struct TaskContext {
     pub(crate) budget: Budget,
     /// When a batch is full.
     pub(crate) batch: BatchLimits,
+    /// After what time a worker that does not answer loses its tasks. Locks in databases must not be
+    /// held longer by one that is frozen.
+    pub(crate) session_timeout: std::time::Duration,
     /// Where the loop says how it fares.
     pub(crate) status: StatusHandle,
     /// True once the loop shall stop.
@@ -139,9 +143,18 @@ impl TaskError {
         self
     }
 
-    /// Returns the form that statuses show.
+    /// Returns the form that details of a status show.
     pub(crate) fn report(&self) -> ErrorReport {
         ErrorReport {
+            class: self.class,
+            message: self.message.clone(),
+            hint: self.hint.clone(),
+        }
+    }
+
+    /// Returns the form that a status itself shows, which is the same in JSON.
+    pub(crate) fn status_report(&self) -> record::ErrorReport {
+        record::ErrorReport {
             class: self.class,
             message: self.message.clone(),
             hint: self.hint.clone(),

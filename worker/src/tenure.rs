@@ -177,6 +177,7 @@ impl Loops {
             master_secret: platform.master_secret.clone(),
             budget: platform.budget.clone(),
             batch: platform.batch,
+            session_timeout: platform.config.session_timeout,
             status: attempt.status,
             stop: attempt.stop,
             data_dir,
