@@ -1,0 +1,11 @@
+//! The source against a real server, with everything behind it kept in memory.
+
+mod bad_input;
+mod harness;
+mod restart;
+mod schema_change;
+mod snapshot;
+mod streaming;
+mod texts;
+mod toast;
+mod truncate;

@@ -1,0 +1,175 @@
+//! What reaches the topics.
+
+use super::harness::{Database, Platform, Running, until, until_events};
+
+#[tokio::test]
+async fn changes_arrive_in_commit_order_after_the_rows_that_were_there() {
+    let database = Database::create(
+        "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (2, 'b');",
+    )
+    .await;
+    let platform = Platform::default();
+    let running = Running::start(&database, &platform, &[]).await;
+    until_events(&platform, 2).await;
+    database
+        .execute("INSERT INTO t VALUES (3, 'c'); UPDATE t SET v = 'A' WHERE id = 1; DELETE FROM t WHERE id = 2;")
+        .await;
+    until_events(&platform, 5).await;
+    running.stop().await.unwrap();
+    assert_eq!(
+        platform.short(),
+        ["r 1,a", "r 2,b", "c 3,c", "u 1,A", "d 2,NULL"]
+    );
+    let events = platform.events();
+    assert_eq!(events.last().unwrap().op, "tombstone", "a delete ends with a tombstone");
+    assert_eq!(events[0].topic, "p.public.t");
+}
+
+#[tokio::test]
+async fn a_changed_key_is_a_delete_of_the_old_and_an_insert_of_the_new_in_one_batch() {
+    let database = Database::create(
+        "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a');",
+    )
+    .await;
+    let platform = Platform::default();
+    let running = Running::start(&database, &platform, &[]).await;
+    until_events(&platform, 1).await;
+    database.execute("UPDATE t SET id = 7 WHERE id = 1").await;
+    until_events(&platform, 3).await;
+    running.stop().await.unwrap();
+    let events: Vec<_> = platform.events().split_off(1);
+    let ops: Vec<_> = events.iter().map(|event| event.op).collect();
+    assert_eq!(ops, ["d", "tombstone", "c"]);
+    assert!(events.iter().all(|event| event.batch == events[0].batch));
+    assert_ne!(events[0].key, events[2].key);
+    assert_eq!(events[0].key, events[1].key);
+}
+
+#[tokio::test]
+async fn full_replica_identity_gives_the_row_before_a_change() {
+    let database = Database::create(
+        "CREATE TABLE t (id int PRIMARY KEY, v text); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1, 'a');",
+    )
+    .await;
+    let platform = Platform::default();
+    let running = Running::start(&database, &platform, &[]).await;
+    until_events(&platform, 1).await;
+    database.execute("UPDATE t SET v = 'b'; DELETE FROM t").await;
+    until_events(&platform, 3).await;
+    running.stop().await.unwrap();
+    let events = platform.events();
+    assert_eq!(events[1].before.as_deref().unwrap(), ["1", "a"]);
+    assert_eq!(events[1].after.as_deref().unwrap(), ["1", "b"]);
+    assert_eq!(events[2].before.as_deref().unwrap(), ["1", "b"]);
+}
+
+#[tokio::test]
+async fn a_table_without_a_key_has_records_without_keys() {
+    let database = Database::create(
+        "CREATE TABLE t (v text); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES ('a');",
+    )
+    .await;
+    let platform = Platform::default();
+    let running = Running::start(&database, &platform, &[]).await;
+    until_events(&platform, 1).await;
+    database
+        .execute("INSERT INTO t VALUES ('b'); UPDATE t SET v = 'c' WHERE v = 'b'; DELETE FROM t WHERE v = 'c'")
+        .await;
+    until_events(&platform, 4).await;
+    running.stop().await.unwrap();
+    assert_eq!(platform.short(), ["r a", "c b", "u c", "d c"]);
+    assert!(platform.events().iter().all(|event| event.key.is_none()));
+}
+
+#[tokio::test]
+async fn columns_and_tables_that_are_not_captured_do_not_leave() {
+    let database = Database::create(
+        "CREATE TABLE t (id int PRIMARY KEY, secret text, v text); CREATE TABLE other (id int PRIMARY KEY); \
+         INSERT INTO t VALUES (1, 'x', 'a');",
+    )
+    .await;
+    let platform = Platform::default();
+    let more = [
+        ("table.include.list", "public.t"),
+        ("column.exclude.list", "public.t.secret"),
+    ];
+    let running = Running::start(&database, &platform, &more).await;
+    until_events(&platform, 1).await;
+    database
+        .execute("INSERT INTO other VALUES (1); INSERT INTO t VALUES (2, 'x', 'b'); ALTER PUBLICATION hutong_test ADD TABLE other; INSERT INTO other VALUES (2); UPDATE t SET v = 'c' WHERE id = 2;")
+        .await;
+    until_events(&platform, 3).await;
+    running.stop().await.unwrap();
+    assert_eq!(platform.short(), ["r 1,a", "c 2,b", "u 2,c"]);
+}
+
+#[tokio::test]
+async fn skipped_operations_make_no_event() {
+    let database = Database::create("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
+    let platform = Platform::default();
+    let running = Running::start(&database, &platform, &[("skipped.operations", "d,u")]).await;
+    until("the stream runs", || platform.batches() > 1).await;
+    database
+        .execute("INSERT INTO t VALUES (1, 'a'); UPDATE t SET v = 'b'; DELETE FROM t; INSERT INTO t VALUES (2, 'c')")
+        .await;
+    until_events(&platform, 2).await;
+    running.stop().await.unwrap();
+    assert_eq!(platform.short(), ["c 1,a", "c 2,c"]);
+}
+
+#[tokio::test]
+async fn an_idle_slot_advances_by_itself_position_first() {
+    let database = Database::create("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE busy (v text)").await;
+    let platform = Platform::default();
+    let running =
+        Running::start(&database, &platform, &[("table.include.list", "public.t")]).await;
+    until("the stream runs", || platform.batches() > 1).await;
+    let before = platform.lsn();
+    database
+        .execute("INSERT INTO busy SELECT repeat('x', 1000) FROM generate_series(1, 1000)")
+        .await;
+    until("the position moves without an event", || platform.lsn() > before).await;
+    let position = platform.lsn();
+    let slot = database.name.clone();
+    let mut confirmed = String::new();
+    for _ in 0..300 {
+        confirmed = database
+            .text(&format!(
+                "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{slot}'"
+            ))
+            .await;
+        if confirmed.parse::<hutong_schemas::position::Lsn>().unwrap() >= position {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    running.stop().await.unwrap();
+    let confirmed = confirmed.parse::<hutong_schemas::position::Lsn>().unwrap();
+    assert!(confirmed >= position, "the slot follows");
+    assert!(confirmed <= platform.lsn(), "and never passes the position");
+    assert!(platform.events().is_empty());
+}
+
+#[tokio::test]
+async fn a_transaction_within_the_budget_stays_in_one_batch() {
+    let database = Database::create("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
+    let platform = Platform::default();
+    let running = Running::start(&database, &platform, &[]).await;
+    until("the stream runs", || platform.batches() > 1).await;
+    for transaction in 0..20 {
+        database
+            .execute(&format!(
+                "BEGIN; INSERT INTO t SELECT g, 'x' FROM generate_series({0} * 100, {0} * 100 + 49) g; \
+                 INSERT INTO t SELECT g, 'y' FROM generate_series({0} * 100 + 50, {0} * 100 + 99) g; COMMIT;",
+                transaction
+            ))
+            .await;
+    }
+    until_events(&platform, 2000).await;
+    running.stop().await.unwrap();
+    let mut batch_of = std::collections::HashMap::new();
+    for event in platform.events() {
+        let batch = batch_of.entry(event.tx_id).or_insert(event.batch);
+        assert_eq!(*batch, event.batch, "transaction {:?} was split", event.tx_id);
+    }
+}
