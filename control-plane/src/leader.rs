@@ -68,7 +68,11 @@ async fn lead(
         return Ok(());
     }
     tracing::info!("this replica leads");
-    let publisher = Publisher::start(&app.kafka, &app.cluster, &app.locations, &mut db).await?;
+    // Nothing is begun yet, so a start that waits for Kafka may be dropped.
+    let publisher = tokio::select! {
+        started = Publisher::start(&app.kafka, &app.cluster, &app.locations, &mut db) => started?,
+        _ = stop.wait_for(|stop| *stop) => return Ok(()),
+    };
     app.metrics.leader.set(1);
     *app.leader_error.lock().expect("no holder panics") = None;
     let result = duties(app, &publisher, &mut db, stop).await;

@@ -157,7 +157,7 @@ async fn take_over_schemas(
         }
         let found = SchemaRecord::decode(value)?;
         let mut tx = db.begin().await?;
-        if schemas::take_over(&mut tx, &found).await? {
+        if schemas::take_over(&mut tx, &found, &crate::registry::hash_of(&found.schema)).await? {
             tracing::warn!(
                 id = found.id,
                 "took over a schema that the database did not have"

@@ -248,6 +248,7 @@ async fn task_inputs(
                 "generation": view.generation,
                 "version": view.version,
                 "state": if view.is_live() { "live" } else { "revoked" },
+                "valid_until_ms": view.valid_until_ms,
             }));
         } else if let Some(Json(fixed)) = input.fixed {
             inputs.push(json!({

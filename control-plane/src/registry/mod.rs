@@ -9,6 +9,7 @@
 
 use hutong_schemas::compatibility::{self, Level};
 use hutong_transport::names::Cluster;
+use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
 use crate::caller::{Caller, Role};
@@ -110,13 +111,13 @@ impl Registry {
         caller.require(Role::Operator)?;
         let mut tx = self.store.begin().await?;
         let owner = self.owner_of(&mut tx, caller, subject).await?;
-        let canonical = canonical(posted)?;
+        let schema = Schema::read(posted)?;
         let wanted = For {
             subject,
             owner: &owner,
             view: None,
         };
-        let id = register(&mut tx, &self.cluster, wanted, &canonical).await?;
+        let id = register(&mut tx, &self.cluster, wanted, &schema).await?;
         tx.commit().await?;
         Ok(id)
     }
@@ -129,12 +130,12 @@ impl Registry {
         posted: &Posted,
         deleted: bool,
     ) -> Result<Version, Error> {
-        let canonical = canonical(posted)?;
+        let schema = Schema::read(posted)?;
         let versions = self.versions(caller, subject, deleted).await?;
         versions
             .into_iter()
             .rev()
-            .find(|version| version.text == canonical)
+            .find(|version| version.hash == schema.hash)
             .ok_or_else(|| refusal(40403, "Schema not found"))
     }
 
@@ -217,7 +218,7 @@ impl Registry {
         against: Option<&str>,
         posted: &Posted,
     ) -> Result<Vec<String>, Error> {
-        let canonical = canonical(posted)?;
+        let schema = Schema::read(posted)?;
         let wanted = against.map(parse_version).transpose()?;
         let mut db = self.store.acquire().await?;
         let known = schemas::subject(&mut db, subject).await?;
@@ -239,7 +240,7 @@ impl Registry {
                 }
             }
         }
-        incompatibilities(level, &canonical, &versions)
+        incompatibilities(level, schema.text, &versions)
     }
 
     /// Returns the compatibility level of a subject, or of all that have none of their own.
@@ -357,7 +358,7 @@ impl Registry {
     }
 }
 
-/// Registers a canonical schema within a transaction and returns its id.
+/// Registers a schema within a transaction and returns its id.
 ///
 /// # Errors
 ///
@@ -366,7 +367,7 @@ pub(crate) async fn register(
     db: &mut PgConnection,
     cluster: &Cluster,
     wanted: For<'_>,
-    canonical: &str,
+    schema: &Schema<'_>,
 ) -> Result<i32, Error> {
     let For {
         subject,
@@ -384,14 +385,14 @@ pub(crate) async fn register(
         .into_iter()
         .filter(|version| !version.deleted)
         .collect();
-    if let Some(same) = live.iter().find(|version| version.text == canonical) {
+    if let Some(same) = live.iter().find(|version| version.hash == schema.hash) {
         return Ok(same.schema_id);
     }
     let own = schemas::subject(db, subject)
         .await?
         .and_then(|subject| subject.compatibility);
     let level = level(db, own.as_deref()).await?;
-    let messages = incompatibilities(level, canonical, &live)?;
+    let messages = incompatibilities(level, schema.text, &live)?;
     if !messages.is_empty() {
         return Err(refusal(
             409,
@@ -402,47 +403,60 @@ pub(crate) async fn register(
             ),
         ));
     }
-    let id = schemas::issue_id(db, cluster, owner, canonical).await?;
+    let id = schemas::issue_id(db, cluster, owner, &schema.hash, schema.text).await?;
     schemas::add_version(db, cluster, owner, subject, highest + 1, id).await?;
     Ok(id)
 }
 
-/// Returns a schema in the one form in which it is compared and stored.
-fn canonical(posted: &Posted) -> Result<String, Error> {
-    let kind = posted.schema_type.as_deref().unwrap_or("AVRO");
-    if !kind.eq_ignore_ascii_case("AVRO") {
-        return Err(refusal(
-            42201,
-            format!("Invalid schema type {kind}: only AVRO is supported"),
-        ));
+/// A posted schema that is one.
+pub(crate) struct Schema<'a> {
+    /// As it was posted.
+    text: &'a str,
+    /// Of its canonical form, by which schemas are compared.
+    hash: schemas::Hash,
+}
+
+impl<'a> Schema<'a> {
+    fn read(posted: &'a Posted) -> Result<Self, Error> {
+        let kind = posted.schema_type.as_deref().unwrap_or("AVRO");
+        if !kind.eq_ignore_ascii_case("AVRO") {
+            let message = format!("Invalid schema type {kind}: only AVRO is supported");
+            return Err(refusal(42201, message));
+        }
+        if !posted.references.is_empty() {
+            let message = "Invalid schema: references to other subjects are not supported";
+            return Err(refusal(42201, message));
+        }
+        let canonical = compatibility::canonical(&posted.schema).map_err(|error| {
+            let details = crate::error::chain(&error);
+            refusal(42201, format!("Invalid schema of type AVRO, details: {details}"))
+        })?;
+        Ok(Self {
+            text: &posted.schema,
+            hash: hash(&canonical),
+        })
     }
-    if !posted.references.is_empty() {
-        return Err(refusal(
-            42201,
-            "Invalid schema: references to other subjects are not supported",
-        ));
-    }
-    compatibility::canonical(&posted.schema).map_err(|error| {
-        refusal(
-            42201,
-            format!(
-                "Invalid schema of type AVRO, details: {}",
-                crate::error::chain(&error)
-            ),
-        )
-    })
+}
+
+/// Returns the hash of a schema that is in use and so is one.
+pub(crate) fn hash_of(schema: &str) -> schemas::Hash {
+    hash(&compatibility::canonical(schema).unwrap_or_else(|_| schema.to_owned()))
+}
+
+fn hash(canonical: &str) -> schemas::Hash {
+    Sha256::digest(canonical.as_bytes()).into()
 }
 
 fn incompatibilities(
     level: Level,
-    canonical: &str,
+    schema: &str,
     versions: &[Version],
 ) -> Result<Vec<String>, Error> {
     let existing: Vec<_> = versions
         .iter()
         .map(|version| version.text.as_str())
         .collect();
-    compatibility::check(level, canonical, &existing).map_err(|error| {
+    compatibility::check(level, schema, &existing).map_err(|error| {
         refusal(
             42201,
             format!("Invalid schema, details: {}", crate::error::chain(&error)),
@@ -533,5 +547,5 @@ pub(crate) async fn register_text(
         schema_type: None,
         references: Vec::new(),
     };
-    register(db, cluster, wanted, &canonical(&posted)?).await
+    register(db, cluster, wanted, &Schema::read(&posted)?).await
 }

@@ -33,6 +33,7 @@ pub(crate) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list_views, create_view))
         .routes(routes!(get_view, delete_view))
+        .routes(routes!(view_status))
         .routes(routes!(revoke_view))
         .routes(routes!(list_connectors))
         .routes(routes!(get_connector))
@@ -145,6 +146,18 @@ async fn create_view(
 #[utoipa::path(get, path = "/api/v1/views/{view}", tag = "platform",
     responses((status = 200, body = ViewStatus), (status = 404, body = ErrorBody)))]
 async fn get_view(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Answer<ViewStatus> {
+    let view = views::get(&app, &caller, &name).await?;
+    Ok(Json(views::of(&app, &caller, &view).await?))
+}
+
+/// Returns how a view fares; the same as the view itself.
+#[utoipa::path(get, path = "/api/v1/views/{view}/status", tag = "platform",
+    responses((status = 200, body = ViewStatus), (status = 404, body = ErrorBody)))]
+async fn view_status(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path(name): Path<String>,

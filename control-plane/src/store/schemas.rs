@@ -3,7 +3,6 @@
 
 use hutong_transport::names::Cluster;
 use hutong_transport::record::{Record, SchemaRecord, SubjectRecord, VERSION};
-use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
 use super::outbox;
@@ -20,9 +19,14 @@ pub(crate) struct Version {
     pub(crate) schema_id: i32,
     /// Whether it was deleted, softly.
     pub(crate) deleted: bool,
-    /// The schema.
+    /// The schema, as it was first posted.
     pub(crate) text: String,
+    /// SHA-256 of its canonical form: equal schemas have equal ones.
+    pub(crate) hash: Vec<u8>,
 }
+
+/// SHA-256 of a schema's canonical form.
+pub(crate) type Hash = [u8; 32];
 
 /// A subject.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -90,7 +94,7 @@ pub(crate) async fn lock_subject(
 /// Returns all versions of a subject, deleted ones too, oldest first.
 pub(crate) async fn versions(db: &mut PgConnection, subject: &str) -> Result<Vec<Version>, Error> {
     let rows = sqlx::query_as(
-        "select v.subject, v.version, v.schema_id, v.deleted, s.text
+        "select v.subject, v.version, v.schema_id, v.deleted, s.text, s.hash
          from subject_version v join schema s on s.id = v.schema_id
          where v.subject = $1 order by v.version",
     )
@@ -112,7 +116,7 @@ pub(crate) async fn schema(db: &mut PgConnection, id: i32) -> Result<Option<Stri
 /// Returns where a schema is used, by subject and version.
 pub(crate) async fn uses(db: &mut PgConnection, id: i32) -> Result<Vec<Version>, Error> {
     let rows = sqlx::query_as(
-        "select v.subject, v.version, v.schema_id, v.deleted, s.text
+        "select v.subject, v.version, v.schema_id, v.deleted, s.text, s.hash
          from subject_version v join schema s on s.id = v.schema_id
          where v.schema_id = $1 order by v.subject, v.version",
     )
@@ -122,14 +126,14 @@ pub(crate) async fn uses(db: &mut PgConnection, id: i32) -> Result<Vec<Version>,
     Ok(rows)
 }
 
-/// Returns the id of a schema, issuing one where the text is new.
+/// Returns the id of a schema, issuing one where it is new.
 pub(crate) async fn issue_id(
     db: &mut PgConnection,
     cluster: &Cluster,
     owner: &str,
+    hash: &Hash,
     text: &str,
 ) -> Result<i32, Error> {
-    let hash = Sha256::digest(text.as_bytes());
     let find = || sqlx::query_scalar("select id from schema where hash = $1").bind(&hash[..]);
     if let Some(id) = find().fetch_optional(&mut *db).await? {
         return Ok(id);
@@ -141,7 +145,7 @@ pub(crate) async fn issue_id(
     if let Some(id) = find().fetch_optional(&mut *db).await? {
         return Ok(id);
     }
-    store_schema(db, id, owner, text).await?;
+    store_schema(db, id, owner, hash, text).await?;
     let record = SchemaRecord {
         v: VERSION,
         id: id.unsigned_abs(),
@@ -155,6 +159,7 @@ async fn store_schema(
     db: &mut PgConnection,
     id: i32,
     owner: &str,
+    hash: &Hash,
     text: &str,
 ) -> Result<(), Error> {
     sqlx::query(
@@ -162,7 +167,7 @@ async fn store_schema(
     )
     .bind(id)
     .bind(owner)
-    .bind(&Sha256::digest(text.as_bytes())[..])
+    .bind(&hash[..])
     .bind(text)
     .execute(db)
     .await?;
@@ -171,7 +176,11 @@ async fn store_schema(
 
 /// Takes over a schema that was found in the topic and is not in the store, and never issues its id
 /// again. The topic knows more than the store only after the store was restored from a backup.
-pub(crate) async fn take_over(db: &mut PgConnection, found: &SchemaRecord) -> Result<bool, Error> {
+pub(crate) async fn take_over(
+    db: &mut PgConnection,
+    found: &SchemaRecord,
+    hash: &Hash,
+) -> Result<bool, Error> {
     let Ok(id) = i32::try_from(found.id) else {
         return Ok(false);
     };
@@ -182,7 +191,7 @@ pub(crate) async fn take_over(db: &mut PgConnection, found: &SchemaRecord) -> Re
     if raised.rows_affected() == 0 {
         return Ok(false);
     }
-    store_schema(db, id, "platform", &found.schema).await?;
+    store_schema(db, id, "platform", hash, &found.schema).await?;
     Ok(true)
 }
 

@@ -41,8 +41,6 @@ pub(crate) struct Row {
     pub(crate) version: i64,
     /// The version with which this task began.
     pub(crate) first_version: i64,
-    /// What is wanted of it.
-    pub(crate) target: String,
 }
 
 #[derive(sqlx::FromRow)]
@@ -229,7 +227,7 @@ pub(crate) async fn deleting(db: &mut PgConnection) -> Result<Vec<(String, Row)>
         row: Row,
     }
     let rows: Vec<Of> = sqlx::query_as(
-        "select connector, id, location, version, first_version, target from task
+        "select connector, id, location, version, first_version from task
          where target = 'deleted' and config is not null",
     )
     .fetch_all(db)
@@ -240,7 +238,7 @@ pub(crate) async fn deleting(db: &mut PgConnection) -> Result<Vec<(String, Row)>
 /// Returns a task.
 pub(crate) async fn get(db: &mut PgConnection, id: &str) -> Result<Option<Row>, Error> {
     let row = sqlx::query_as(
-        "select id, location, version, first_version, target from task
+        "select id, location, version, first_version from task
          where id = $1 and config is not null",
     )
     .bind(id)
@@ -252,7 +250,7 @@ pub(crate) async fn get(db: &mut PgConnection, id: &str) -> Result<Option<Row>, 
 /// Returns the processors of a table's topic, by partition.
 pub(crate) async fn processors(db: &mut PgConnection, topic: &str) -> Result<Vec<Row>, Error> {
     let rows = sqlx::query_as(
-        "select id, location, version, first_version, target from task
+        "select id, location, version, first_version from task
          where source_topic = $1 and config is not null
          order by (config ->> 'partition')::integer",
     )
