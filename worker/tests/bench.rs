@@ -129,7 +129,8 @@ impl Bench {
         is_it: impl Fn(&StatusRecord) -> bool,
     ) -> StatusRecord {
         let mut last = None;
-        let found = self.follow_status(&task.key(), |value| {
+        let key = task.key();
+        let found = self.follow_status(&key, |value| {
             let status = StatusRecord::decode(value?).unwrap();
             let it = is_it(&status);
             last = Some(status.clone());
