@@ -40,11 +40,23 @@ fn failed(operation: &'static str) -> impl Fn(fjall::Error) -> Error {
 }
 
 impl FjallStore {
-    /// Opens or creates the store in a folder. Blocks.
+    /// Opens or creates the store in a folder. One that cannot be opened is a cache that is broken:
+    /// it is removed and begun anew. Blocks.
     ///
     /// # Errors
-    /// [`Error::Store`], also while another process has it open.
+    /// [`Error::Store`], also while somebody else has it open, such as an attempt that is ending.
     pub fn open(folder: &Path) -> Result<Self, Error> {
+        match Self::try_open(folder) {
+            Err(Error::Store { source, .. }) if !is_passing(&*source) => {
+                let failed = |source| Error::Store { operation: "remove", source: Box::new(source) };
+                std::fs::remove_dir_all(folder).map_err(failed)?;
+                Self::try_open(folder)
+            }
+            opened => opened,
+        }
+    }
+
+    fn try_open(folder: &Path) -> Result<Self, Error> {
         let database = Database::builder(folder)
             .cache_size(CACHE_BYTES)
             .worker_threads(1)
@@ -62,6 +74,11 @@ impl FjallStore {
             database,
         })
     }
+}
+
+/// Returns whether a store that cannot be opened now is nevertheless whole.
+fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(fjall::Error::Locked | fjall::Error::Io(_)))
 }
 
 fn member_key(view: &ViewId, key: &[u8]) -> Vec<u8> {

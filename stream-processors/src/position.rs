@@ -105,6 +105,20 @@ impl Progress {
         }
     }
 
+    /// Returns whether nothing will be written to the view's topic any more, by itself.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        match self {
+            Self::Expired | Self::Revoked => true,
+            Self::Pending
+            | Self::Filling { .. }
+            | Self::Sweeping { .. }
+            | Self::Live
+            | Self::Suspended { .. }
+            | Self::Expiring => false,
+        }
+    }
+
     /// Returns the state's name in status documents.
     #[must_use]
     pub fn name(&self) -> &'static str {

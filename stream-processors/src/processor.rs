@@ -23,7 +23,7 @@ use hutong_policies::{ViewState, ViewTask};
 use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::cell::Cell;
 use hutong_schemas::class::Classified;
-use hutong_schemas::envelope::Op;
+use hutong_schemas::envelope::{Op, SnapshotMark};
 use hutong_schemas::position::SchemaId;
 use hutong_schemas::wire;
 use serde_json::Value;
@@ -184,21 +184,14 @@ impl<S: Store> Processor<S> {
             };
             self.gone.remove(&task.name);
             let mut view = take_up(task, committed, total, running.is_none());
-            let needs_members = match view.position.progress {
-                Progress::Expired | Progress::Revoked => false,
-                Progress::Pending
-                | Progress::Filling { .. }
-                | Progress::Sweeping { .. }
-                | Progress::Live
-                | Progress::Suspended { .. }
-                | Progress::Expiring => true,
-            };
+            let has_ended = view.position.progress.has_ended();
             let known = running.is_some() || (members_known && positions.contains_key(&view.task.name));
-            if needs_members && !known {
+            if !has_ended && !known {
                 restart_unmarked(&mut view, total);
                 members.push(self.views.len());
             } else {
                 view.rows = match running {
+                    _ if has_ended => 0,
                     Some(running) => running.rows,
                     None => count_members(&self.store, &view.id)?,
                 };
@@ -358,6 +351,28 @@ impl<S: Store> Processor<S> {
             }
         }
         Ok(())
+    }
+
+    /// Returns the source transaction of a record: `Ok(None)` if it cannot be told apart from the
+    /// record before it (a tombstone, or a schema that is not known yet), `Some(None)` if it has
+    /// none, as in a snapshot.
+    ///
+    /// # Errors
+    /// [`Error::Input`].
+    pub fn transaction(&self, input: &Input<'_>) -> Result<Option<Option<i64>>, Error> {
+        let Some(value) = input.value else {
+            return Ok(None);
+        };
+        let (schema, _) = split_value(input, value)?;
+        let Some(decoder) = self.decoders.value(schema) else {
+            return Ok(None);
+        };
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        let head = decoder
+            .event
+            .decode(value, &mut before, &mut after)
+            .map_err(|source| Error::Input { offset: input.offset, source })?;
+        Ok(Some(head.tx_id.filter(|_| head.snapshot == SnapshotMark::False)))
     }
 
     /// Applies a record of the input to the rows and to every view.

@@ -1,15 +1,465 @@
-//! Placeholder, replaced by the loop's owner.
+//! From a partition of a table's topic into views, exactly once.
+//!
+//! ```text
+//!   input partition ─▶ queue ─▶ Processor ─▶ one Kafka transaction ─▶ state store
+//!        ▲                      (views, state)   output + positions      rows, members, position
+//!        └───────────── where to go on ◀──────── committed position
+//! ```
+//!
+//! # Why it is correct
+//!
+//! 1. Starting the producer fences every predecessor of this partition and ends its open
+//!    transaction. Only then the position is read, and the views' members from their topics: nobody
+//!    else can change either from then on.
+//! 2. A batch's output and the positions that account for it are one Kafka transaction. A crash
+//!    before the commit leaves nothing of it, a crash behind it leaves all of it.
+//! 3. The state store gets the batch only after the commit, in one write with the commit's number.
+//!    So it is never ahead; a start that finds it behind rebuilds it from Kafka
+//!    (`hutong_stream_processors::processor` has the argument).
+//! 4. A commit whose outcome is not known ends the attempt. The next one fences and reads the answer.
+//!
+//! # Batches
+//!
+//! A batch ends where the source's transaction changes, once it is full by bytes or by age; or at
+//! the end of the partition, where everything read is whole, because the source's commits are. At
+//! low load that is after every transaction of the source, so latency is one commit. Only a source
+//! transaction larger than twice the limit goes in parts.
+//!
+//! # Refused output
+//!
+//! Where the broker refuses what one view writes (its topic is gone, a right is missing, a record is
+//! too large), the transaction is aborted, the view is suspended, and the batch is done again without
+//! it; the suspension commits with that batch. It is tried again after a while, and at every start.
+//!
+//! # What we do not do
+//!
+//! Batch n+1 is not processed while n commits: it would need a second layer of pending state, and
+//! the commit is short beside a full batch.
 
+mod batch;
+mod board;
+mod rebuild;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use hutong_policies::ViewTask;
+use hutong_schemas::batch::RecordBatch;
+use hutong_schemas::class::{Class, Classified};
+use hutong_stream_processors::position::{InputPosition, ViewPosition};
+use hutong_stream_processors::{FjallStore, Processor};
+use hutong_transport::admin::Isolation;
+use hutong_transport::producer::{PositionWrite, Transaction, TransactionalProducer};
+use hutong_transport::reader::{PartitionReader, Start};
+use hutong_transport::record::TaskRecord;
+use serde::Deserialize;
+use serde_json::Value;
+
+use self::batch::{Outcome, Work};
+use self::board::Board;
 use crate::task::{Stopped, TaskContext, TaskError};
-use hutong_schemas::class::Class;
 
-/// Runs one attempt.
-pub(crate) async fn run(ctx: TaskContext) -> Result<Stopped, TaskError> {
-    Err(TaskError::new(Class::Definite, format!("{ctx:?} cannot run yet")))
+/// A processor's task as the control plane writes it.
+#[derive(Clone, Debug, Deserialize)]
+struct ProcessorTask {
+    topic: String,
+    topic_id: String,
+    partition: i32,
+    views: Vec<ViewTask>,
 }
 
-/// Gives up for good what the task owns outside Kafka; called for a deleted task, after its loop
-/// ended or without one having run. Must do nothing when repeated.
+/// How long input is waited for before the clock and the task are looked at again.
+const TICK: Duration = Duration::from_millis(500);
+/// How often an idle partition's position is renewed, so that it tells how far was read.
+const RENEW_MS: i64 = 3_600_000;
+/// Beyond this absence deletions may have gone with their tombstones: half of Kafka's default for
+/// `delete.retention.ms`, 24 hours.
+const STALE_AFTER_MS: i64 = 12 * 3_600_000;
+/// How long a view whose output was refused waits until it tries again.
+const REFUSED_RETRY: Duration = Duration::from_secs(60);
+
+/// Runs one attempt.
+///
+/// # Errors
+///
+/// By class, of Kafka, of the state store and of what the input holds.
+///
+/// # Cancel safety
+///
+/// Dropping it is as safe as a crash.
+pub(crate) async fn run(ctx: TaskContext) -> Result<Stopped, TaskError> {
+    let task = parse(&ctx.task)?;
+    check_topic(&ctx, &task.topic, &task.topic_id).await?;
+    let (producer, positions) = start_producer(&ctx, &task).await?;
+    let (input, views) = split_positions(positions)?;
+    let is_new = input.is_none();
+    let processor = open_processor(&ctx, &task, input).await?;
+    let mut attempt = Attempt {
+        work: Some(Work::new(processor, ctx.batch)),
+        board: Board::new(&ctx, &task),
+        version: ctx.task.version,
+        is_taken_up: false,
+        refused_at: None,
+        ctx,
+        task,
+        producer,
+    };
+    attempt.adopt(views).await?;
+    let next_offset = attempt.position().next_offset;
+    let start = if is_new || attempt.work().processor.is_new() {
+        Start::Earliest
+    } else {
+        Start::At(next_offset)
+    };
+    let reader = attempt.open_reader(start).await?;
+    attempt.ctx.status.running();
+    let stopped = attempt.follow(reader).await?;
+    attempt.producer.close().await;
+    Ok(stopped)
+}
+
+/// Forgets where the partition and its views stand. What the views hold is the control plane's to
+/// delete, with their topics.
+///
+/// # Errors
+///
+/// By class, of Kafka.
 pub(crate) async fn delete(ctx: TaskContext) -> Result<(), TaskError> {
-    Err(TaskError::new(Class::Definite, format!("{ctx:?} cannot be deleted yet")))
+    let task = parse(&ctx.task)?;
+    let (producer, positions) = start_producer(&ctx, &task).await?;
+    let owner = owner(&task);
+    let positions = positions
+        .into_keys()
+        .map(|sub| position_write(&ctx, &owner, sub, None))
+        .collect();
+    let transaction = Transaction { positions, ..Transaction::default() };
+    producer.commit(transaction).await?;
+    producer.close().await;
+    Ok(())
+}
+
+fn parse(task: &TaskRecord) -> Result<ProcessorTask, TaskError> {
+    ProcessorTask::deserialize(&task.config).map_err(|error| {
+        let message = format!("the task of the processor cannot be read: {error}");
+        TaskError::new(Class::Definite, message)
+    })
+}
+
+fn owner(task: &ProcessorTask) -> String {
+    format!("processor/{}/{}", task.topic, task.partition)
+}
+
+fn position_write(ctx: &TaskContext, owner: &str, sub: String, value: Option<Value>) -> PositionWrite {
+    PositionWrite {
+        location: ctx.location.to_string(),
+        owner: owner.to_owned(),
+        sub,
+        value,
+    }
+}
+
+/// Refuses a topic that is not the one that the task was made for.
+async fn check_topic(ctx: &TaskContext, topic: &str, topic_id: &str) -> Result<(), TaskError> {
+    let found = ctx.admin.topic(topic).await?;
+    let found = found.ok_or_else(|| hutong_transport::Error::TopicMissing { topic: topic.to_owned() })?;
+    if found.id.0 == topic_id {
+        return Ok(());
+    }
+    let message = format!(
+        "topic {topic} was created anew: its id is {}, and the task was made for {topic_id}",
+        found.id
+    );
+    Err(TaskError::new(Class::Definite, message)
+        .with_hint("save the views over this topic again, so that they are made for the new one"))
+}
+
+/// Fences whoever had the partition before, then reads what was committed for it.
+async fn start_producer(
+    ctx: &TaskContext,
+    task: &ProcessorTask,
+) -> Result<(TransactionalProducer, BTreeMap<String, Value>), TaskError> {
+    let owner = owner(task);
+    let id = ctx.cluster.transactional_id(&owner);
+    let producer = TransactionalProducer::start(&ctx.kafka, &ctx.cluster, &id).await?;
+    let positions = producer.positions(&ctx.location, &owner).await?;
+    Ok((producer, positions))
+}
+
+fn split_positions(
+    positions: BTreeMap<String, Value>,
+) -> Result<(Option<InputPosition>, BTreeMap<String, ViewPosition>), TaskError> {
+    let mut input = None;
+    let mut views = BTreeMap::new();
+    for (sub, value) in positions {
+        let bytes = value.to_string();
+        if sub.is_empty() {
+            let read = hutong_stream_processors::position::read_versioned(bytes.as_bytes(), "a processor's position");
+            input = Some(read?);
+        } else {
+            let read = hutong_stream_processors::position::read_versioned(bytes.as_bytes(), "a view's position");
+            views.insert(sub, read?);
+        }
+    }
+    Ok((input, views))
+}
+
+async fn open_processor(
+    ctx: &TaskContext,
+    task: &ProcessorTask,
+    position: Option<InputPosition>,
+) -> Result<Processor<FjallStore>, TaskError> {
+    let folder = ctx.data_dir.join("state");
+    let (partition, topic_id) = (task.partition, task.topic_id.clone());
+    let secret = ctx.master_secret.as_ref().map(|secret| secret.reveal().as_bytes().to_vec());
+    let now_ms = ctx.clock.now_ms();
+    let opened = tokio::task::spawn_blocking(move || {
+        let store = FjallStore::open(&folder)?;
+        Processor::new(store, partition, &topic_id, secret, position, now_ms, STALE_AFTER_MS)
+    });
+    Ok(opened.await.map_err(panicked)??)
+}
+
+fn panicked(error: tokio::task::JoinError) -> TaskError {
+    TaskError::new(Class::Fatal, format!("processing panicked: {error}"))
+}
+
+/// One attempt, from its position on.
+struct Attempt {
+    ctx: TaskContext,
+    task: ProcessorTask,
+    /// The version of the task that is being taken up, or was.
+    version: u64,
+    is_taken_up: bool,
+    producer: TransactionalProducer,
+    /// Present but while a blocking call has it.
+    work: Option<Work>,
+    board: Board,
+    /// When output was last refused.
+    refused_at: Option<Instant>,
+}
+
+impl Attempt {
+    fn work(&self) -> &Work {
+        self.work.as_ref().expect("no blocking call is under way")
+    }
+
+    fn position(&self) -> &InputPosition {
+        self.work().processor.position()
+    }
+
+    /// Does something with the state off the runtime: it reads and writes a disk.
+    ///
+    /// # Cancel safety
+    ///
+    /// What was begun ends, and its result is lost: the attempt must end too.
+    async fn blocking<T: Send + 'static>(
+        &mut self,
+        act: impl FnOnce(&mut Work) -> T + Send + 'static,
+    ) -> Result<T, TaskError> {
+        let mut work = self.work.take().expect("no blocking call is under way");
+        let done = tokio::task::spawn_blocking(move || {
+            let result = act(&mut work);
+            (work, result)
+        });
+        let (work, result) = done.await.map_err(panicked)?;
+        self.work = Some(work);
+        Ok(result)
+    }
+
+    async fn open_reader(&self, start: Start) -> Result<PartitionReader, TaskError> {
+        let (topic, partition) = (&self.task.topic, self.task.partition);
+        let isolation = Isolation::ReadCommitted;
+        Ok(PartitionReader::open(&self.ctx.kafka, topic, partition, start, isolation).await?)
+    }
+
+    /// Gives the processor a schema that it asked for.
+    async fn fetch_schema(&mut self, id: hutong_schemas::position::SchemaId) -> Result<(), TaskError> {
+        let schema = self.ctx.schemas.schema(id).await?;
+        let work = self.work.as_mut().expect("no blocking call is under way");
+        Ok(work.processor.add_schema(id, &schema)?)
+    }
+
+    /// Follows the input until it is asked to stop.
+    async fn follow(&mut self, mut reader: PartitionReader) -> Result<Stopped, TaskError> {
+        loop {
+            if *self.ctx.stop.borrow() {
+                return Ok(Stopped::Asked);
+            }
+            if let Some(stopped) = self.take_up_newest().await? {
+                return Ok(stopped);
+            }
+            self.let_time_pass(&reader).await?;
+            self.read(&mut reader).await?;
+            if self.fill_batch(&mut reader).await? {
+                self.commit(&reader).await?;
+            }
+            self.take_note_of_version();
+            self.board.show(&self.ctx, self.work.as_ref(), &reader).await;
+        }
+    }
+
+    /// Takes a newer version of the task up in place, between two batches.
+    async fn take_up_newest(&mut self) -> Result<Option<Stopped>, TaskError> {
+        let newest = self.ctx.newest.borrow_and_update().clone();
+        if newest.version <= self.version {
+            return Ok(None);
+        }
+        let task = parse(&newest)?;
+        let same_input = task.topic == self.task.topic
+            && task.topic_id == self.task.topic_id
+            && task.partition == self.task.partition;
+        if !same_input {
+            return Ok(Some(Stopped::ForNewVersion));
+        }
+        self.board.forget(&self.ctx, &task);
+        self.task = task;
+        self.version = newest.version;
+        self.is_taken_up = false;
+        self.adopt(BTreeMap::new()).await?;
+        Ok(None)
+    }
+
+    /// Validity begins and ends; what was refused is tried again; an absence ends.
+    async fn let_time_pass(&mut self, reader: &PartitionReader) -> Result<(), TaskError> {
+        let now_ms = self.ctx.clock.latest_ms();
+        let at_end = reader.at_end();
+        let retry = self.refused_at.is_some_and(|at| at.elapsed() >= REFUSED_RETRY);
+        if retry {
+            self.refused_at = None;
+        }
+        self.blocking(move |work| {
+            if !work.batch.is_empty() {
+                return Ok(());
+            }
+            work.processor.tick(now_ms)?;
+            if at_end && work.queue.is_empty() {
+                work.processor.at_end()?;
+            }
+            if retry {
+                work.processor.resume_refused()?;
+            }
+            Ok::<_, hutong_stream_processors::Error>(())
+        })
+        .await??;
+        Ok(())
+    }
+
+    /// Waits for input, unless there is something else to do.
+    async fn read(&mut self, reader: &mut PartitionReader) -> Result<(), TaskError> {
+        let work = self.work();
+        if !work.queue.is_empty() {
+            return Ok(());
+        }
+        let busy = work.processor.has_difference() || work.processor.has_changes();
+        let timeout = if busy { Duration::ZERO } else { TICK };
+        let mut stop = self.ctx.stop.clone();
+        let mut newest = self.ctx.newest.clone();
+        let messages = tokio::select! {
+            messages = reader.poll(self.ctx.batch.bytes_max, timeout) => messages?,
+            _ = stop.wait_for(|stop| *stop) => Vec::new(),
+            Ok(()) = newest.changed() => Vec::new(),
+        };
+        self.work.as_mut().expect("no blocking call is under way").queue.extend(messages);
+        Ok(())
+    }
+
+    /// Applies what was read until the batch may be committed. Returns whether there is anything to
+    /// commit.
+    async fn fill_batch(&mut self, reader: &mut PartitionReader) -> Result<bool, TaskError> {
+        loop {
+            let has_work = !self.work().queue.is_empty() || self.work().processor.has_difference();
+            if self.work().permit.is_none() && has_work {
+                let bytes = u64::try_from(self.ctx.batch.bytes_max).unwrap_or(u64::MAX);
+                let permit = self.ctx.budget.acquire(bytes.saturating_mul(2)).await;
+                self.work.as_mut().expect("no blocking call is under way").permit = Some(permit);
+            }
+            match self.blocking(Work::apply).await?? {
+                Outcome::Needs(id) => self.fetch_schema(id).await?,
+                Outcome::Full => break,
+                Outcome::Drained if reader.at_end() || self.work().batch.is_empty() => break,
+                Outcome::Drained => {
+                    // The rest of a source transaction, or of a batch that is not full yet.
+                    let messages = reader.poll(self.ctx.batch.bytes_max, TICK).await?;
+                    self.work.as_mut().expect("no blocking call is under way").queue.extend(messages);
+                }
+            }
+        }
+        while let Some(id) = self.blocking(Work::advance_difference).await?? {
+            self.fetch_schema(id).await?;
+        }
+        let work = self.work();
+        let renews = reader.at_end()
+            && self.ctx.clock.now_ms() - work.processor.position().read_up_to_ms > RENEW_MS;
+        Ok(!work.batch.is_empty() || work.processor.has_changes() || renews)
+    }
+
+    /// Commits the batch. Without the views whose output is refused, if there are any.
+    async fn commit(&mut self, reader: &PartitionReader) -> Result<(), TaskError> {
+        let (mut next_offset, mut read_up_to_ms) = self.work().reached();
+        if self.work().queue.is_empty() {
+            // All that was returned is applied, and what lies before the reader's position and was
+            // not returned are markers, aborted records and holes.
+            next_offset = reader.position();
+            if reader.at_end() {
+                read_up_to_ms = self.ctx.clock.now_ms();
+            }
+        }
+        let work = self.work.as_mut().expect("no blocking call is under way");
+        let (records, applied) = work.take_output();
+        let outputs = records.records.len();
+        let owner = owner(&self.task);
+        let positions = work.processor.positions(next_offset, read_up_to_ms);
+        let positions = positions
+            .into_iter()
+            .map(|(sub, value)| position_write(&self.ctx, &owner, sub, value))
+            .collect();
+        let transaction = Transaction { batches: vec![records], positions, plain: Vec::new() };
+        let started = Instant::now();
+        match self.producer.commit(transaction).await {
+            Ok(batches) => {
+                self.blocking(|work| work.committed(batches)).await??;
+                self.board.count(&self.ctx, applied, outputs, started);
+                Ok(())
+            }
+            Err(error) => self.repeat_without_refused(error),
+        }
+    }
+
+    /// Suspends the view whose output was refused and takes the batch back; any other error ends the
+    /// attempt.
+    fn repeat_without_refused(&mut self, error: hutong_transport::Error) -> Result<(), TaskError> {
+        let work = self.work.as_mut().expect("no blocking call is under way");
+        work.aborted();
+        let suspended = refused_topic(&error).is_some_and(|topic| work.processor.refuse(topic, &error));
+        if !suspended {
+            return Err(error.into());
+        }
+        tracing::warn!(task = self.ctx.task.task, %error, "a view is suspended because its output was refused");
+        self.refused_at = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Says that the version is in force, once everything that it changed is committed.
+    fn take_note_of_version(&mut self) {
+        if !self.is_taken_up && !self.work().processor.has_changes() {
+            self.is_taken_up = true;
+            self.board.publish_now();
+            self.ctx.status.took_up(self.version);
+        }
+    }
+}
+
+/// Returns the topic whose records were refused for good, if that is what happened.
+fn refused_topic(error: &hutong_transport::Error) -> Option<&str> {
+    use hutong_transport::Error as E;
+    match error {
+        E::TopicMissing { topic } | E::RecordTooLarge { topic, .. } | E::BatchInconsistent { topic, .. } => Some(topic),
+        E::Operation { subject, .. } if error.class() == Class::Definite => Some(subject),
+        _ => None,
+    }
+}
+
+/// Returns an empty batch of records, reusing one that came back from a commit.
+fn reuse(batches: Vec<RecordBatch>) -> RecordBatch {
+    batches.into_iter().next().unwrap_or_default()
 }

@@ -1,0 +1,167 @@
+//! A batch on its way: what was read, what was applied, what came out.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use hutong_schemas::batch::RecordBatch;
+use hutong_schemas::position::SchemaId;
+use hutong_stream_processors::{Error, FjallStore, Input, Processor, Step};
+use hutong_transport::reader::Message;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::task::BatchLimits;
+
+/// The state, and the batch that is being built on it.
+pub(super) struct Work {
+    pub(super) processor: Processor<FjallStore>,
+    /// Read and not applied.
+    pub(super) queue: VecDeque<Message>,
+    pub(super) batch: Batch,
+    /// The memory that the batch may take, while there is one.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+    limits: BatchLimits,
+}
+
+/// Applied and not committed.
+#[derive(Default)]
+pub(super) struct Batch {
+    output: RecordBatch,
+    /// Kept until the commit, because it may have to be repeated without a view.
+    applied: Vec<Message>,
+    applied_bytes: usize,
+    /// The source transaction of the last event.
+    transaction: Option<i64>,
+    began: Option<Instant>,
+}
+
+/// Why applying ended.
+pub(super) enum Outcome {
+    /// The batch is full and ends at a source transaction's end.
+    Full,
+    /// There is nothing more to apply.
+    Drained,
+    /// A schema is needed first.
+    Needs(SchemaId),
+}
+
+impl Batch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.applied.is_empty() && self.output.records.is_empty()
+    }
+
+    fn bytes(&self) -> usize {
+        self.applied_bytes.max(self.output.buffer.len())
+    }
+}
+
+fn input(message: &Message) -> Input<'_> {
+    Input {
+        offset: message.offset,
+        key: message.key.as_deref(),
+        value: message.value.as_deref(),
+    }
+}
+
+impl Work {
+    pub(super) fn new(processor: Processor<FjallStore>, limits: BatchLimits) -> Self {
+        Self {
+            processor,
+            queue: VecDeque::new(),
+            batch: Batch::default(),
+            permit: None,
+            limits,
+        }
+    }
+
+    /// Applies queued records until the batch is full.
+    pub(super) fn apply(&mut self) -> Result<Outcome, Error> {
+        while let Some(message) = self.queue.front() {
+            let input = input(message);
+            let transaction = self.processor.transaction(&input)?;
+            if self.is_full() && (self.is_far_too_large() || self.begins_another(transaction)) {
+                return Ok(Outcome::Full);
+            }
+            if let Step::Needs(id) = self.processor.change(&input, &mut self.batch.output)? {
+                return Ok(Outcome::Needs(id));
+            }
+            if let Some(transaction) = transaction {
+                self.batch.transaction = transaction;
+            }
+            self.batch.began.get_or_insert_with(Instant::now);
+            if let Some(message) = self.queue.pop_front() {
+                self.batch.applied_bytes += message.key.as_ref().map_or(0, |key| key.len())
+                    + message.value.as_ref().map_or(0, |value| value.len());
+                self.batch.applied.push(message);
+            }
+        }
+        let full_and_whole = self.is_full() && (self.is_far_too_large() || self.batch.transaction.is_none());
+        Ok(if full_and_whole { Outcome::Full } else { Outcome::Drained })
+    }
+
+    fn is_full(&self) -> bool {
+        let old = self.batch.began.is_some_and(|began| began.elapsed() >= self.limits.age_max);
+        !self.batch.applied.is_empty() && (old || self.batch.bytes() >= self.limits.bytes_max)
+    }
+
+    /// Beyond this a source transaction is cut.
+    fn is_far_too_large(&self) -> bool {
+        self.batch.bytes() >= self.limits.bytes_max.saturating_mul(2)
+    }
+
+    fn begins_another(&self, transaction: Option<Option<i64>>) -> bool {
+        match transaction {
+            None => false,
+            Some(None) => true,
+            Some(transaction) => transaction != self.batch.transaction,
+        }
+    }
+
+    /// Does a part of the difference runs, if there are any; returns a schema that is needed first.
+    pub(super) fn advance_difference(&mut self) -> Result<Option<SchemaId>, Error> {
+        if !self.processor.has_difference() {
+            return Ok(None);
+        }
+        let bytes_max = self.batch.output.buffer.len() + self.limits.bytes_max;
+        match self.processor.difference(&mut self.batch.output, bytes_max)? {
+            Step::Done => Ok(None),
+            Step::Needs(id) => Ok(Some(id)),
+        }
+    }
+
+    /// Returns the offset behind the last applied record and that record's time; the stored ones if
+    /// none was applied.
+    pub(super) fn reached(&self) -> (i64, i64) {
+        let position = self.processor.position();
+        match self.batch.applied.last() {
+            Some(message) => (message.offset + 1, message.timestamp_ms),
+            None => (position.next_offset, position.read_up_to_ms),
+        }
+    }
+
+    /// Takes the output for a commit; returns also how many records it accounts for.
+    pub(super) fn take_output(&mut self) -> (RecordBatch, usize) {
+        (std::mem::take(&mut self.batch.output), self.batch.applied.len())
+    }
+
+    /// Brings the committed batch into the store and begins the next one.
+    pub(super) fn committed(&mut self, batches: Vec<RecordBatch>) -> Result<(), Error> {
+        self.processor.committed()?;
+        self.batch.applied.clear();
+        self.batch = Batch {
+            output: super::reuse(batches),
+            applied: std::mem::take(&mut self.batch.applied),
+            ..Batch::default()
+        };
+        self.permit = None;
+        Ok(())
+    }
+
+    /// Puts the batch's records back into the queue.
+    pub(super) fn aborted(&mut self) {
+        self.processor.aborted();
+        let batch = std::mem::take(&mut self.batch);
+        for message in batch.applied.into_iter().rev() {
+            self.queue.push_front(message);
+        }
+    }
+}
