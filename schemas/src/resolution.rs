@@ -73,8 +73,8 @@ impl<'w, 'r> Check<'_, 'w, 'r> {
         }
     }
 
-    /// One branch of the reader must read the value. If none does, the problem is told of the one
-    /// branch that was meant, where there is only one.
+    /// One branch of the reader must read the value. Beside `null` there is mostly one that can be
+    /// meant, and then it is told what is wrong with that.
     fn union(
         &mut self,
         writer: &Type<'w>,
@@ -82,28 +82,26 @@ impl<'w, 'r> Check<'_, 'w, 'r> {
         namespace: &str,
         path: &str,
     ) -> Problems {
-        let mut meant = Vec::new();
-        let mut candidates = 0;
-        for branch in branches {
-            let branch = self.reader.resolve(branch, namespace)?;
+        let branches = branches
+            .iter()
+            .map(|branch| self.reader.resolve(branch, namespace));
+        let branches: Vec<Type<'r>> = branches.collect::<Result<_, _>>()?;
+        let wants_null = is_null(writer);
+        let mut meant = branches
+            .iter()
+            .filter(|branch| is_null(branch) == wants_null);
+        if let (Some(only), None) = (meant.next(), meant.next()) {
+            return self.types(writer, only, path);
+        }
+        for branch in &branches {
             let seen_before = self.compared.clone();
-            let problems = self.types(writer, &branch, path)?;
-            if problems.is_empty() {
-                return Ok(problems);
+            if self.types(writer, branch, path)?.is_empty() {
+                return Ok(Vec::new());
             }
             // What a failed attempt compared must not count as read.
             self.compared = seen_before;
-            if !matches!(branch, Type::Primitive("null", _)) {
-                candidates += 1;
-                meant = problems;
-            }
         }
-        let is_null = matches!(writer, Type::Primitive("null", _));
-        if candidates == 1 && !is_null {
-            Ok(meant)
-        } else {
-            Ok(vec![differ(kind(writer), "a union without it", path)])
-        }
+        Ok(vec![differ(kind(writer), "a union without it", path)])
     }
 
     fn records(
@@ -115,6 +113,7 @@ impl<'w, 'r> Check<'_, 'w, 'r> {
         if !names_match(writer, reader) {
             return Ok(vec![differ(name(writer), name(reader), path)]);
         }
+        // Recursion ends here, and each problem is told once.
         if !self.compared.insert((writer, reader)) {
             return Ok(Vec::new());
         }
@@ -210,6 +209,10 @@ fn goes_by(reader: &Object, wanted: &str) -> bool {
 
 fn names_match(writer: &Object, reader: &Object) -> bool {
     goes_by(reader, name(writer))
+}
+
+fn is_null(of: &Type<'_>) -> bool {
+    matches!(of, Type::Primitive("null", _))
 }
 
 fn kind<'t>(of: &Type<'t>) -> &'t str {

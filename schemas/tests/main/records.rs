@@ -45,12 +45,16 @@ fn view_rows_are_written_as_apache_avro_writes_them_and_read_back() {
             written.unwrap();
 
             let values = fields.iter().zip(&row).map(|(field, cell)| {
-                let value = random::avro(field.sql_type, cell);
-                let branch = u32::from(*cell != Owned::Null);
-                let value = if field.nullable {
-                    Value::Union(branch, Box::new(value))
-                } else {
-                    value
+                let value = match cell {
+                    Owned::Null => Value::Union(0, Box::new(Value::Null)),
+                    cell => {
+                        let value = random::avro(field.sql_type, cell);
+                        if field.nullable {
+                            Value::Union(1, Box::new(value))
+                        } else {
+                            value
+                        }
+                    }
                 };
                 (field.name.clone(), value)
             });
