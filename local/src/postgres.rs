@@ -255,7 +255,7 @@ impl Postgres {
             .arg(self.port.to_string());
         let mut process = Process::start(&self.folder, "postgres", &mut command)?;
         let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
-        while !self.accepts_connections() {
+        while !self.accepts_connections(&process) {
             process.must_run()?;
             if tokio::time::Instant::now() > deadline {
                 bail!(
@@ -270,15 +270,13 @@ impl Postgres {
     }
 
     /// The eighth line of `postmaster.pid` is the server's own word on its state, and `pg_ctl`
-    /// waits for it too: it needs no password, whatever `pg_hba.conf` says.
-    fn accepts_connections(&self) -> bool {
+    /// waits for it too: it needs no password, whatever `pg_hba.conf` says. The first line tells
+    /// whose word it is: a killed predecessor leaves its file behind.
+    fn accepts_connections(&self, process: &Process) -> bool {
         let text = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
-        let of_this_start = text.lines().nth(3) == Some(self.port.to_string().as_str());
-        of_this_start
-            && text
-                .lines()
-                .nth(7)
-                .is_some_and(|state| state.trim() == "ready")
+        let mut lines = text.lines();
+        let of_this_start = lines.next() == Some(process.pid().to_string().as_str());
+        of_this_start && lines.nth(6).is_some_and(|state| state.trim() == "ready")
     }
 
     fn command(&self, program: &str) -> Command {

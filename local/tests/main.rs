@@ -1,0 +1,4 @@
+//! The servers and the sample, against real servers.
+
+mod sample;
+mod servers;
