@@ -90,7 +90,7 @@ async fn connect(
         .application_name(application_name)
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_user_timeout(half)
-        .keepalives_idle(half / 2)
+        .keepalives_idle((half / 2).max(Duration::from_secs(1)))
         .keepalives_interval((half / 6).max(Duration::from_secs(1)))
         .keepalives_retries(3);
     if let Some(password) = password {
