@@ -182,7 +182,7 @@ impl fmt::Debug for KafkaConfig {
 
 /// Whether a property's value must never be shown. By pattern, so that a property which a later
 /// librdkafka adds is rather hidden without need than shown.
-fn is_secret(property: &str) -> bool {
+pub(crate) fn is_secret(property: &str) -> bool {
     [
         "password",
         "secret",

@@ -181,8 +181,11 @@ impl Classified for Error {
             | Self::NotOwner { .. }
             | Self::Ended(_) => Class::Fenced,
             Self::Operation { source, .. } => source.class(),
-            // A client that cannot be made will not be made by the same properties either, unless
-            // the machine is out of threads or memory, which is rare enough to page somebody.
+            // A client that cannot be made will not be made of the same properties either, unless
+            // the machine is short of threads.
+            Self::Client(failure) if failure.code == RDKafkaErrorCode::CriticalSystemResource => {
+                Class::Transient
+            }
             Self::Client(_) => Class::Definite,
             Self::TimedOut { .. } | Self::Scripted(_) => Class::Transient,
             Self::BatchInconsistent { .. } => Class::Fatal,
@@ -277,7 +280,18 @@ impl From<KafkaError> for Failure {
                 .rdkafka_error_code()
                 .unwrap_or(RDKafkaErrorCode::Unknown),
         };
-        Self::described(code, error.to_string())
+        match error {
+            // The wrapper would print the value, which may be a secret.
+            KafkaError::ClientConfig(_, reason, property, _) => {
+                let reason = if crate::config::is_secret(&property) {
+                    "invalid value".to_owned()
+                } else {
+                    reason
+                };
+                Self::described(code, format!("property {property}: {reason}"))
+            }
+            error => Self::described(code, error.to_string()),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, c_char, c_int};
 use std::ptr::NonNull;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka_sys as sys;
@@ -29,28 +29,24 @@ impl AnswerQueue {
 
     /// Waits for the answer; errors of the request as a whole are failures.
     pub(super) fn wait(&self, timeout: Duration) -> Result<Answer, Failure> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let left_ms = c_int::try_from(left.as_millis()).unwrap_or(c_int::MAX);
-            // SAFETY: the queue is valid until drop; the event is ours or null.
-            let event = unsafe { sys::rd_kafka_queue_poll(self.as_ptr(), left_ms) };
-            let Some(event) = NonNull::new(event) else {
-                return Err(Failure::of(RDKafkaErrorCode::OperationTimedOut));
-            };
-            let answer = Answer(event);
-            // SAFETY: the event is valid until dropped.
-            let (code, message) = unsafe {
-                (
-                    RDKafkaErrorCode::from(sys::rd_kafka_event_error(event.as_ptr())),
-                    text(sys::rd_kafka_event_error_string(event.as_ptr())),
-                )
-            };
-            return if code == RDKafkaErrorCode::NoError {
-                Ok(answer)
-            } else {
-                Err(Failure::described(code, message))
-            };
+        let timeout_ms = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+        // SAFETY: the queue is valid until drop; the event is ours or null.
+        let event = unsafe { sys::rd_kafka_queue_poll(self.as_ptr(), timeout_ms) };
+        let Some(event) = NonNull::new(event) else {
+            return Err(Failure::of(RDKafkaErrorCode::OperationTimedOut));
+        };
+        let answer = Answer(event);
+        // SAFETY: the event is valid until dropped.
+        let (code, message) = unsafe {
+            (
+                RDKafkaErrorCode::from(sys::rd_kafka_event_error(event.as_ptr())),
+                text(sys::rd_kafka_event_error_string(event.as_ptr())),
+            )
+        };
+        if code == RDKafkaErrorCode::NoError {
+            Ok(answer)
+        } else {
+            Err(Failure::described(code, message))
         }
     }
 }
@@ -194,4 +190,24 @@ pub(crate) fn describe<C: rdkafka::ClientContext>(
 ) -> Result<Option<Described>, Failure> {
     // SAFETY: the client is borrowed for the call.
     unsafe { describe_raw(client.native_ptr(), topic, timeout) }
+}
+
+/// How often a topic must be unknown to be missing, and how long apart: a broker that has just
+/// started, or not heard of a new topic yet, is no reason to stop a task for good.
+const ASKED: usize = 3;
+const APART: Duration = Duration::from_millis(500);
+
+/// Like [`describe`], but asks again before it says that there is none. Blocks.
+pub(crate) fn describe_surely<C: rdkafka::ClientContext>(
+    client: &rdkafka::client::Client<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Option<Described>, Failure> {
+    for _ in 1..ASKED {
+        if let Some(described) = describe(client, topic, timeout)? {
+            return Ok(Some(described));
+        }
+        std::thread::sleep(APART);
+    }
+    describe(client, topic, timeout)
 }

@@ -1,9 +1,10 @@
 //! A producer without transactions, for records that only report.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
 use super::PlainRecord;
@@ -20,9 +21,15 @@ const SEND: Duration = Duration::from_secs(10);
 /// Sends records one by one, each durable when it is acknowledged. Cheap to clone.
 #[derive(Clone)]
 pub struct PlainProducer {
-    client: FutureProducer<Logged>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    properties: ClientConfig,
+    /// Held to look or to replace only: a client that has ended is made anew.
+    client: Mutex<FutureProducer<Logged>>,
     /// Held for a look-up only.
-    partitions: Arc<Mutex<HashMap<String, i32>>>,
+    partitions: Mutex<HashMap<String, i32>>,
 }
 
 impl std::fmt::Debug for PlainProducer {
@@ -45,16 +52,18 @@ impl PlainProducer {
             ("queue.buffering.max.kbytes", "16384"),
             ("message.timeout.ms", timeout_ms.as_str()),
         ];
-        let mut client = config.client(&defaults, ClientKind::Producer);
+        let mut properties = config.client(&defaults, ClientKind::Producer);
         // A property of transactional producers, which librdkafka would warn about.
-        client.remove("transaction.timeout.ms");
-        client.set("enable.idempotence", "true");
-        let client = client
-            .create_with_context(Logged)
-            .map_err(|error| Error::Client(Failure::from(error)))?;
+        properties.remove("transaction.timeout.ms");
+        properties.set("enable.idempotence", "true");
+        let client = connect(&properties)?;
+        let shared = Shared {
+            properties,
+            client: Mutex::new(client),
+            partitions: Mutex::default(),
+        };
         Ok(Self {
-            client,
-            partitions: Arc::default(),
+            shared: Arc::new(shared),
         })
     }
 
@@ -70,9 +79,13 @@ impl PlainProducer {
     ///
     /// The record may be sent or not when the future is dropped.
     pub async fn send(&self, record: PlainRecord) -> Result<i64, Error> {
+        let client = self.client()?;
         let partition = match record.partition {
             Some(partition) => partition,
-            None => partition_of(&record.key, self.partitions_of(&record.topic).await?),
+            None => {
+                let partitions = self.partitions_of(&client, &record.topic).await?;
+                partition_of(&record.key, partitions)
+            }
         };
         let mut outgoing = FutureRecord::to(&record.topic)
             .partition(partition)
@@ -80,7 +93,7 @@ impl PlainProducer {
         if let Some(value) = &record.value {
             outgoing = outgoing.payload(value);
         }
-        match self.client.send(outgoing, SEND).await {
+        match client.send(outgoing, SEND).await {
             Ok(delivery) => Ok(delivery.timestamp.to_millis().unwrap_or_default()),
             Err((error, _)) => Err(operation(
                 "send a record to",
@@ -90,28 +103,44 @@ impl PlainProducer {
         }
     }
 
-    async fn partitions_of(&self, topic: &str) -> Result<i32, Error> {
-        let known = {
-            let partitions = self.partitions.lock();
-            let partitions = partitions.unwrap_or_else(PoisonError::into_inner);
-            partitions.get(topic).copied()
-        };
+    /// Returns a client that can be used: an idempotent one may end, at a gap in its sequence.
+    fn client(&self) -> Result<FutureProducer<Logged>, Error> {
+        let mut client = lock(&self.shared.client);
+        if let Some((code, reason)) = client.client().fatal_error() {
+            tracing::warn!(%code, reason, "making a producer anew");
+            *client = connect(&self.shared.properties)?;
+        }
+        Ok(client.clone())
+    }
+
+    async fn partitions_of(
+        &self,
+        client: &FutureProducer<Logged>,
+        topic: &str,
+    ) -> Result<i32, Error> {
+        let known = lock(&self.shared.partitions).get(topic).copied();
         if let Some(known) = known {
             return Ok(known);
         }
-        let client = self.client.clone();
+        let client = client.clone();
         let name = topic.to_owned();
         let described = blocking(move || {
-            topics::describe(client.client(), &name, ASK)
+            topics::describe_surely(client.client(), &name, ASK)
                 .map_err(|failure| operation("describe topic", &name, failure))?
                 .ok_or(Error::TopicMissing { topic: name })
         })
         .await?;
-        let mut partitions = self
-            .partitions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        partitions.insert(topic.to_owned(), described.partitions);
+        lock(&self.shared.partitions).insert(topic.to_owned(), described.partitions);
         Ok(described.partitions)
     }
+}
+
+fn connect(properties: &ClientConfig) -> Result<FutureProducer<Logged>, Error> {
+    properties
+        .create_with_context(Logged)
+        .map_err(|error| Error::Client(Failure::from(error)))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -22,10 +22,11 @@
 //! again at the first step. We do not try to revive it, because librdkafka cannot.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc;
 
 use hutong_schemas::batch::RecordBatch;
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::worker::{Command, Worker};
 use super::{Transaction, positions};
@@ -36,6 +37,7 @@ use crate::names::Cluster;
 /// A producer that has fenced its predecessors.
 #[derive(Debug)]
 pub struct TransactionalProducer {
+    /// As many wait in it as there are callers.
     commands: mpsc::Sender<Command>,
     closed: oneshot::Receiver<()>,
     config: KafkaConfig,
@@ -61,7 +63,7 @@ impl TransactionalProducer {
         #[cfg(debug_assertions)]
         let id = possibly_sabotaged(transactional_id);
         let worker_cluster = cluster.clone();
-        let (commands, receiver) = mpsc::channel(1);
+        let (commands, receiver) = mpsc::channel();
         let (started, start) = oneshot::channel();
         let (closing, closed) = oneshot::channel::<()>();
         // The client is made and closed on its own thread: both block.
@@ -71,7 +73,7 @@ impl TransactionalProducer {
                 match Worker::start(&worker_config, worker_cluster, id) {
                     Ok(worker) => {
                         if started.send(Ok(())).is_ok() {
-                            worker.serve(receiver);
+                            worker.serve(&receiver);
                         }
                     }
                     // Nobody may be waiting any more, who then has nothing to be told.
@@ -127,7 +129,6 @@ impl TransactionalProducer {
         let command = Command { transaction, reply };
         self.commands
             .send(command)
-            .await
             .map_err(|_| ended(&self.transactional_id))?;
         answer.await.map_err(|_| ended(&self.transactional_id))?
     }

@@ -1,6 +1,7 @@
 //! The thread that owns a transactional client.
 
 use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::{PlainRecord, PositionWrite, Transaction};
 use crate::config::{ClientKind, KafkaConfig};
@@ -27,6 +28,9 @@ const START: Duration = Duration::from_secs(30);
 
 /// How long a single blocking call lasts before events are served again.
 const SLICE: Duration = Duration::from_millis(50);
+
+/// How long an idle client goes without being served.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// How long it is waited for room in the queue before it is tried again.
 const ROOM: Duration = Duration::from_millis(2);
@@ -168,26 +172,31 @@ impl Worker {
     }
 
     /// Commits what it is given until nobody is left who could give more.
-    pub(super) fn serve(mut self, mut commands: mpsc::Receiver<Command>) {
-        while let Some(command) = self.next(&mut commands) {
-            let outcome = self.run(command.transaction);
-            if command.reply.send(outcome).is_err() {
-                // The caller does not know the outcome, so nobody may build on it.
-                self.has_ended = true;
+    pub(super) fn serve(mut self, commands: &Receiver<Command>) {
+        loop {
+            match commands.recv_timeout(IDLE) {
+                Ok(command) => self.answer(command),
+                // Log lines of an idle client must not pile up.
+                Err(RecvTimeoutError::Timeout) => self.serve_events(),
+                Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    /// Waits for a command. Errors and log lines of an idle client wait with it.
-    fn next(&self, commands: &mut mpsc::Receiver<Command>) -> Option<Command> {
-        let command = commands.blocking_recv();
-        self.serve_events();
-        command
+    fn answer(&mut self, command: Command) {
+        let outcome = self.run(command.transaction);
+        if command.reply.send(outcome).is_err() {
+            // The caller does not know the outcome, so nobody may build on it.
+            self.has_ended = true;
+        }
     }
 
     fn run(&mut self, mut transaction: Transaction) -> Result<Vec<RecordBatch>, Error> {
         #[cfg(debug_assertions)]
-        if crate::faults::are_positions_sabotaged() && !transaction.positions.is_empty() {
+        if crate::faults::are_positions_sabotaged()
+            && !transaction.positions.is_empty()
+            && !transaction.batches.is_empty()
+        {
             let positions = std::mem::take(&mut transaction.positions);
             let batches = self.run(transaction)?;
             self.run(Transaction {
@@ -254,7 +263,7 @@ impl Worker {
                 continue;
             }
             let client = self.native.wrapped().client();
-            let described = topics::describe(client, &topic, ASK)
+            let described = topics::describe_surely(client, &topic, ASK)
                 .map_err(|failure| operation("describe topic", &topic, failure))?
                 .ok_or_else(|| Error::TopicMissing {
                     topic: topic.to_string(),

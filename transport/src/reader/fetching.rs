@@ -10,8 +10,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use crate::config::{ClientKind, KafkaConfig};
 use crate::error::{Error, Failure};
 use crate::native::fetch::{FetchQueue, FetchedRecord, Polled};
 use crate::native::log::Logged;
+use crate::native::topics;
 
 /// How long the thread waits before it looks whether it is still wanted.
 const SLICE: Duration = Duration::from_millis(100);
@@ -76,7 +77,8 @@ struct Request {
 pub(super) struct Fetcher {
     requests: SyncSender<Request>,
     pending: Option<oneshot::Receiver<Result<Fetched, Error>>>,
-    consumer: Arc<BaseConsumer<Logged>>,
+    /// Weak, because closing a client blocks and is for the thread to do.
+    consumer: Weak<BaseConsumer<Logged>>,
     topic: String,
 }
 
@@ -108,11 +110,12 @@ impl Fetcher {
                 .add_partition_offset(topic, *partition, offset)
                 .map_err(|error| operation("read", topic, Failure::from(error)))?;
         }
-        let queue = FetchQueue::of(Arc::clone(&consumer))
-            .ok_or_else(|| operation("read", topic, Failure::of(RDKafkaErrorCode::UnknownGroup)))?;
         consumer
             .assign(&assignment)
             .map_err(|error| operation("read", topic, Failure::from(error)))?;
+        let weak = Arc::downgrade(&consumer);
+        let queue = FetchQueue::of(consumer)
+            .ok_or_else(|| operation("read", topic, Failure::of(RDKafkaErrorCode::UnknownGroup)))?;
         let (requests, receiver) = sync_channel(1);
         let thread = Thread::new(queue, topic, starts);
         std::thread::Builder::new()
@@ -126,7 +129,7 @@ impl Fetcher {
         Ok(Self {
             requests,
             pending: None,
-            consumer,
+            consumer: weak,
             topic: topic.to_owned(),
         })
     }
@@ -137,7 +140,6 @@ impl Fetcher {
         bytes_max: usize,
         timeout: Duration,
     ) -> Result<Fetched, Error> {
-        let ended = || Error::Ended(format!("the reader of {}", self.topic));
         if self.pending.is_none() {
             let (reply, pending) = oneshot::channel();
             let request = Request {
@@ -145,7 +147,7 @@ impl Fetcher {
                 timeout,
                 reply,
             };
-            self.requests.try_send(request).map_err(|_| ended())?;
+            self.requests.try_send(request).map_err(|_| self.ended())?;
             self.pending = Some(pending);
         }
         let pending = self
@@ -154,12 +156,16 @@ impl Fetcher {
             .expect("just filled where it was empty");
         let answer = pending.await;
         self.pending = None;
-        answer.map_err(|_| Error::Ended(format!("the reader of {}", self.topic)))?
+        answer.map_err(|_| self.ended())?
+    }
+
+    fn ended(&self) -> Error {
+        Error::Ended(format!("the reader of {}", self.topic))
     }
 
     /// Asks the broker for the end of a partition, as far as this reader's isolation lets it read.
     pub(super) async fn end_offset(&self, partition: i32) -> Result<i64, Error> {
-        let consumer = Arc::clone(&self.consumer);
+        let consumer = self.consumer.upgrade().ok_or_else(|| self.ended())?;
         let topic = self.topic.clone();
         blocking(move || watermarks(&consumer, &topic, partition).map(|(_, end)| end)).await
     }
@@ -266,14 +272,24 @@ impl Thread {
             RDKafkaErrorCode::UnknownTopicOrPartition
             | RDKafkaErrorCode::UnknownTopic
             | RDKafkaErrorCode::UnknownPartition
-            | RDKafkaErrorCode::UnknownTopicId => Err(Error::TopicMissing {
-                topic: self.topic.clone(),
-            }),
+            | RDKafkaErrorCode::UnknownTopicId => self.still_exists(),
             _ if failure.is_fatal => Err(operation("read", &self.topic, failure)),
             // Nothing of ours depends on the group: its coordinator may be forbidden to us.
             RDKafkaErrorCode::GroupAuthorizationFailed => Ok(()),
             _ if failure.class() == Class::Transient => Ok(()),
             _ => Err(operation("read", &self.topic, failure)),
+        }
+    }
+
+    /// A broker that has just started may not know a topic for a moment.
+    fn still_exists(&self) -> Result<(), Error> {
+        let client = self.queue.consumer().client();
+        match topics::describe_surely(client, &self.topic, PROBE) {
+            Ok(None) => Err(Error::TopicMissing {
+                topic: self.topic.clone(),
+            }),
+            // Where no broker answers, the silence will be noticed.
+            Ok(Some(_)) | Err(_) => Ok(()),
         }
     }
 
@@ -470,12 +486,32 @@ pub(crate) fn watermarks(
             match failure.code {
                 RDKafkaErrorCode::UnknownTopicOrPartition
                 | RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownPartition => Error::TopicMissing {
-                    topic: topic.to_owned(),
-                },
+                | RDKafkaErrorCode::UnknownPartition
+                    if is_missing(consumer, topic, partition) =>
+                {
+                    Error::TopicMissing {
+                        topic: topic.to_owned(),
+                    }
+                }
+                // It is there, but its leader does not know yet.
+                RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition => {
+                    let code = RDKafkaErrorCode::LeaderNotAvailable;
+                    operation("ask for the offsets of", topic, Failure::of(code))
+                }
                 _ => operation("ask for the offsets of", topic, failure),
             }
         })
+}
+
+fn is_missing(consumer: &BaseConsumer<Logged>, topic: &str, partition: i32) -> bool {
+    let described = topics::describe_surely(consumer.client(), topic, PROBE);
+    match described {
+        Ok(None) => true,
+        Ok(Some(described)) => partition >= described.partitions,
+        Err(_) => false,
+    }
 }
 
 /// Runs what blocks on a thread for that.
