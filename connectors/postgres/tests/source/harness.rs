@@ -102,6 +102,13 @@ impl Database {
         properties
     }
 
+    /// Creates a role `<database>_r` with these attributes and grants, `$role` standing for its name.
+    pub(crate) async fn role(&self, statements: &str) -> String {
+        let role = format!("{}_r", self.name);
+        self.execute(&statements.replace("$role", &role)).await;
+        role
+    }
+
     pub(crate) fn config(&self, more: &[(&str, &str)]) -> Config {
         Config::parse("test", &self.properties(more)).expect("the properties are right")
     }
@@ -124,7 +131,10 @@ impl Drop for Database {
                 let gone = admin
                     .batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
                     .await;
-                if dropped.is_ok() && gone.is_ok() {
+                let roles = admin
+                    .batch_execute(&format!("DROP ROLE IF EXISTS {name}_r; DROP ROLE IF EXISTS {name}_o"))
+                    .await;
+                if dropped.is_ok() && gone.is_ok() && roles.is_ok() {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;

@@ -4,6 +4,7 @@ mod bad_input;
 mod harness;
 mod restart;
 mod schema_change;
+mod secure;
 mod snapshot;
 mod streaming;
 mod texts;
