@@ -459,10 +459,10 @@ fn as_logged<'a>(table: &TableSchema, op: Op, before: &[Cell<'a>]) -> Vec<Cell<'
 #[test]
 fn values_that_the_source_did_not_send_are_read_as_unavailable() {
     let messages = recorded_messages();
-    let toast = messages
+    let mut toast = messages
         .iter()
         .filter(|message| message.table.id.table == "toast");
-    let update = toast.last().unwrap().value.as_ref().unwrap();
+    let update = toast.next_back().unwrap().value.as_ref().unwrap();
     let schema = recorded_schema("samples.toast-value.avsc").unwrap();
     let decoder = EventDecoder::compile(&schema).unwrap();
     let (mut before, mut after) = (Vec::new(), Vec::new());
