@@ -12,7 +12,9 @@ use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 
 /// What is wrong with the files of a TLS configuration.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +84,10 @@ fn read_certificates(
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| invalid(property, format!("{}: {error}", path.display())))?;
     if certificates.is_empty() {
-        return Err(invalid(property, format!("{} holds no certificate", path.display())));
+        return Err(invalid(
+            property,
+            format!("{} holds no certificate", path.display()),
+        ));
     }
     Ok(certificates)
 }

@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::client::Client;
 use super::error::Error;
-use super::text;
 use super::sql;
+use super::text;
 
 /// A table as the catalogue has it.
 #[derive(Clone, Debug)]
@@ -83,9 +83,7 @@ pub(crate) async fn fetch_tables<S: AsyncRead + AsyncWrite + Unpin + Send>(
 ) -> Result<Vec<Table>, Error> {
     const DOING: &str = "read the catalogue";
     let condition = match wanted {
-        Wanted::All => {
-            "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'".to_owned()
-        }
+        Wanted::All => "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'".to_owned(),
         Wanted::Oid(oid) => format!("c.oid = {oid}"),
     };
     let relations = client
@@ -316,7 +314,11 @@ impl Table {
                 .position(|column| column.attnum == *attnum)
                 .ok_or_else(|| self.excluded_key(*attnum))
         };
-        let key = self.primary_key.iter().map(position).collect::<Result<_, _>>()?;
+        let key = self
+            .primary_key
+            .iter()
+            .map(position)
+            .collect::<Result<_, _>>()?;
         Ok(TableSchema {
             id: self.id.clone(),
             oid: self.oid,

@@ -217,7 +217,9 @@ impl Changes {
             Error::Protocol("the end of a transaction that did not begin".to_owned())
         })?;
         if transaction.begin.commit_lsn != commit.commit_lsn {
-            return Err(Error::Protocol("a transaction within another one".to_owned()));
+            return Err(Error::Protocol(
+                "a transaction within another one".to_owned(),
+            ));
         }
         if matches!(transaction.skip, Skip::All) {
             return Ok(Step::Continue);

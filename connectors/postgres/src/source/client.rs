@@ -127,7 +127,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
                 }
                 method => {
                     return Err(Error::definite(
-                        format!("the server asks for an authentication method that is not supported (code {method})"),
+                        format!(
+                            "the server asks for an authentication method that is not supported (code {method})"
+                        ),
                         "use scram-sha-256 for this user in pg_hba.conf",
                     ));
                 }
@@ -144,7 +146,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
         const CONTINUE: u32 = 11;
         const FINAL: u32 = 12;
         let offered = mechanisms.split(|byte| *byte == 0);
-        if !offered.into_iter().any(|name| name == SCRAM_SHA_256.as_bytes()) {
+        if !offered
+            .into_iter()
+            .any(|name| name == SCRAM_SHA_256.as_bytes())
+        {
             return Err(Error::definite(
                 "the server offers no SCRAM-SHA-256",
                 "use scram-sha-256 for this user in pg_hba.conf",
@@ -242,7 +247,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
     }
 
     /// Sends a command that turns the connection into a stream in both directions.
-    pub(crate) async fn start_copy_both(&mut self, doing: &str, command: &str) -> Result<(), Error> {
+    pub(crate) async fn start_copy_both(
+        &mut self,
+        doing: &str,
+        command: &str,
+    ) -> Result<(), Error> {
         self.send_query(command).await?;
         self.await_copy(doing, b'W').await
     }
@@ -262,6 +271,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
     pub(crate) async fn send_copy_data(&mut self, payload: &[u8]) -> Result<(), Error> {
         self.compose(|out| frontend::CopyData::new(payload).map(|data| data.write(out)))?;
         self.flush().await
+    }
+
+    /// Ends a stream in both directions and waits until the server has let go of it; whatever it
+    /// still sends is dropped.
+    pub(crate) async fn end_copy_both(&mut self) -> Result<(), Error> {
+        frontend::copy_done(&mut self.outbound);
+        self.flush().await?;
+        while self.raw_message("end the stream").await?.0 != b'Z' {}
+        Ok(())
     }
 
     /// Says that we leave, so that the server frees what we held without waiting for a time-out.

@@ -98,7 +98,10 @@ async fn open_stream(connection: &Connection) -> Result<Stream, Error> {
     }
     let name = ServerName::try_from(connection.host.clone()).map_err(|_| {
         Error::definite(
-            format!("\"{}\" is no host name that a certificate can bear", connection.host),
+            format!(
+                "\"{}\" is no host name that a certificate can bear",
+                connection.host
+            ),
             "use the name in the server's certificate as database.hostname",
         )
     })?;

@@ -65,7 +65,10 @@ impl Delivery {
     /// waits for the budget while holding a part of it, so sources cannot block each other.
     pub(crate) fn cover(&mut self, bytes: usize) -> bool {
         let wanted = bytes.div_ceil(1024);
-        let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let held = self
+            .permit
+            .as_ref()
+            .map_or(0, OwnedSemaphorePermit::num_permits);
         let Ok(missing) = u32::try_from(wanted.saturating_sub(held)) else {
             return false;
         };

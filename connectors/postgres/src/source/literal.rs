@@ -52,7 +52,10 @@ fn integer(sql_type: &SqlType, value: i64) -> String {
 
 fn timestamp(micros: i64, zone: &str) -> String {
     let clock = time(micros.rem_euclid(MICROS_PER_DAY));
-    date(micros.div_euclid(MICROS_PER_DAY), &format!(" {clock}{zone}"))
+    date(
+        micros.div_euclid(MICROS_PER_DAY),
+        &format!(" {clock}{zone}"),
+    )
 }
 
 fn time(micros: i64) -> String {

@@ -202,6 +202,7 @@ impl Connected {
         if let Some(position) = &position {
             self.check_lineage(position).await?;
         }
+        delivery.show();
         let made = self.make_publication_and_slot(position.as_ref()).await?;
         let stored = match position {
             Some(position) if position.snapshot.is_none() => Ok(position),
@@ -292,19 +293,15 @@ impl Connected {
                     .await?;
             }
         }
+        // A walsender of ours that still runs may move the slot, or be creating it, until it ends:
+        // only then the slot is looked at.
         let name = &config.slot_name;
-        match slot::plan(name, self.facts.slot.as_ref(), position)? {
-            slot::Plan::Create => {
-                slot::create(&mut self.client, name).await?;
-                made.slot = true;
-            }
-            slot::Plan::Use => {
-                let client = self.side.client().await?;
-                slot::take_over(client, name).await?;
-                // A walsender that has just ended may have moved the slot meanwhile.
-                let slot = slot::fetch(client, name).await?;
-                slot::plan(name, slot.as_ref(), position)?;
-            }
+        let client = self.side.client().await?;
+        slot::take_over(client, name).await?;
+        let slot = slot::fetch(client, name).await?;
+        if slot::plan(name, slot.as_ref(), position)? == slot::Plan::Create {
+            slot::create(&mut self.client, name).await?;
+            made.slot = true;
         }
         Ok(made)
     }
@@ -316,9 +313,11 @@ impl Connected {
         position.tables.retain(|oid, known| {
             let captured = self.facts.tables.iter().any(|table| table.oid == *oid);
             if captured {
-                known
-                    .columns
-                    .retain(|column| config.columns.accepts(&format!("{}.{}", known.name, column.name)));
+                known.columns.retain(|column| {
+                    config
+                        .columns
+                        .accepts(&format!("{}.{}", known.name, column.name))
+                });
             }
             captured
         });
@@ -448,7 +447,10 @@ fn all_at_once(faults: Vec<Fault>) -> Error {
         return fault.error;
     }
     let messages: Vec<_> = faults.iter().map(|fault| fault.error.to_string()).collect();
-    let hints: Vec<_> = faults.iter().filter_map(|fault| fault.error.hint()).collect();
+    let hints: Vec<_> = faults
+        .iter()
+        .filter_map(|fault| fault.error.hint())
+        .collect();
     Error::Definite {
         message: messages.join("; "),
         hint: (!hints.is_empty()).then(|| hints.join("\n")),

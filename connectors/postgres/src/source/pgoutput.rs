@@ -318,7 +318,10 @@ fn expect(body: &mut &[u8], wanted: u8) -> Result<(), Error> {
 }
 
 fn string_of(body: &mut &[u8]) -> Result<String, Error> {
-    let end = body.iter().position(|byte| *byte == 0).ok_or_else(truncated)?;
+    let end = body
+        .iter()
+        .position(|byte| *byte == 0)
+        .ok_or_else(truncated)?;
     let text = std::str::from_utf8(&body[..end])
         .map_err(|_| Error::Protocol("a name that is not UTF-8".to_owned()))?
         .to_owned();
@@ -354,7 +357,12 @@ fn unknown(tag: u8) -> Error {
 }
 
 /// Writes a standby status update: what we have received, and what is durable with us.
-pub(crate) fn status_update(received: Lsn, durable: Lsn, now_us: i64, wants_reply: bool) -> [u8; 34] {
+pub(crate) fn status_update(
+    received: Lsn,
+    durable: Lsn,
+    now_us: i64,
+    wants_reply: bool,
+) -> [u8; 34] {
     let mut message = [0; 34];
     message[0] = b'r';
     message[1..9].copy_from_slice(&received.0.to_be_bytes());

@@ -197,7 +197,9 @@ pub(crate) fn check_lineage(
     if position.timeline == system.timeline {
         return Ok(());
     }
-    let fork = history.iter().find(|fork| fork.timeline == position.timeline);
+    let fork = history
+        .iter()
+        .find(|fork| fork.timeline == position.timeline);
     match fork {
         Some(fork) if position.lsn <= fork.lsn => Ok(()),
         Some(fork) => Err(gap(format!(
@@ -217,4 +219,93 @@ pub(crate) fn gap(message: String) -> Error {
         format!("{message}; changes between are lost to this connector"),
         "delete the connector and create it again under another name and slot, so that its tables are read again",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(lsn: &str, timeline: u32) -> Position {
+        Position::new("7".to_owned(), timeline, lsn.parse().unwrap())
+    }
+
+    #[track_caller]
+    fn check(position: &Position, timeline: u32, history: &str, expected: &str) {
+        let system = System {
+            identifier: "7".to_owned(),
+            timeline,
+        };
+        let outcome = match check_lineage(position, &system, &parse_history(history)) {
+            Ok(()) => "continues".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        assert!(outcome.contains(expected), "{outcome}");
+    }
+
+    #[test]
+    fn a_timeline_that_left_ours_behind_the_position_continues_it() {
+        let history = "1\t0/2000000\tno recovery target specified\n2\t0/4000000\tbefore 2026\n";
+        check(&at("0/1000000", 1), 1, "", "continues");
+        check(&at("0/1000000", 1), 3, history, "continues");
+        check(&at("0/2000000", 1), 3, history, "continues");
+        check(&at("0/3000000", 2), 3, history, "continues");
+    }
+
+    #[test]
+    fn a_timeline_that_left_ours_before_the_position_is_a_gap() {
+        let history = "1\t0/2000000\tno recovery target specified\n2\t0/4000000\tbefore 2026\n";
+        check(
+            &at("0/2000001", 1),
+            3,
+            history,
+            "timeline 3 left timeline 1 at 0/2000000, before the stored position 0/2000001",
+        );
+        check(
+            &at("0/1000000", 5),
+            3,
+            history,
+            "does not descend from timeline 5",
+        );
+    }
+
+    #[test]
+    fn a_position_covers_its_change_and_those_before_it() {
+        let partial = Partial {
+            commit_lsn: Lsn(100),
+            change_lsn: Lsn(50),
+            ordinal: 3,
+        };
+        assert!(partial.covers(Lsn(49), 9));
+        assert!(partial.covers(Lsn(50), 3));
+        assert!(!partial.covers(Lsn(50), 4));
+        assert!(!partial.covers(Lsn(51), 1));
+    }
+
+    #[test]
+    fn a_position_reads_back_as_it_was_written() {
+        let mut position = at("16/B374D848", 2);
+        position.partial = Some(Partial {
+            commit_lsn: Lsn(100),
+            change_lsn: Lsn(50),
+            ordinal: 3,
+        });
+        position.tables.insert(
+            16_385,
+            KnownTable {
+                name: "public.t".to_owned(),
+                columns: vec![KnownColumn {
+                    attnum: 1,
+                    name: "id".to_owned(),
+                    type_oid: 23,
+                    type_modifier: -1,
+                    nullable: false,
+                }],
+                key: vec![1],
+                highest: 1,
+            },
+        );
+        let value = position.to_value().unwrap();
+        assert_eq!(value["lsn"], "16/B374D848");
+        assert_eq!(Position::parse(&value).unwrap(), position);
+    }
 }

@@ -215,7 +215,10 @@ pub(crate) fn unpublished_column(
     config: &Config,
     table: &Table,
 ) -> Option<String> {
-    let published = publication.tables.iter().find(|known| known.id == table.id)?;
+    let published = publication
+        .tables
+        .iter()
+        .find(|known| known.id == table.id)?;
     let columns = published.columns.as_ref()?;
     table
         .captured(config)

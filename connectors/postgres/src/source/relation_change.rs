@@ -64,14 +64,23 @@ pub(crate) fn follow(
     }
     let mut columns = Vec::new();
     for column in &relation.columns {
-        if !config.columns.accepts(&format!("{}.{}", known.name, column.name)) {
+        if !config
+            .columns
+            .accepts(&format!("{}.{}", known.name, column.name))
+        {
             continue;
         }
         let now = table.columns.iter().find(|now| now.name == column.name);
         let Some(now) = now else {
-            return Err(changed(format!("column \"{}\" was dropped or renamed", column.name)));
+            return Err(changed(format!(
+                "column \"{}\" was dropped or renamed",
+                column.name
+            )));
         };
-        let before = known.columns.iter().find(|before| before.name == column.name);
+        let before = known
+            .columns
+            .iter()
+            .find(|before| before.name == column.name);
         let received = (column.type_oid, column.type_modifier);
         columns.push(match before {
             Some(before) => {
@@ -119,7 +128,10 @@ fn same_column(
         return Err(format!("column \"{name}\" was dropped and created again"));
     }
     if received != (before.type_oid, before.type_modifier) {
-        return Err(format!("column \"{name}\" changed its type (now {})", now.type_text));
+        return Err(format!(
+            "column \"{name}\" changed its type (now {})",
+            now.type_text
+        ));
     }
     // A column that became NOT NULL may stay nullable for us.
     if !before.nullable && !now.not_null {
@@ -130,8 +142,15 @@ fn same_column(
 
 fn added_column(known: &KnownTable, now: &CatalogueColumn) -> Result<(), String> {
     let name = &now.name;
-    if let Some(renamed) = known.columns.iter().find(|before| before.attnum == now.attnum) {
-        return Err(format!("column \"{}\" was renamed to \"{name}\"", renamed.name));
+    if let Some(renamed) = known
+        .columns
+        .iter()
+        .find(|before| before.attnum == now.attnum)
+    {
+        return Err(format!(
+            "column \"{}\" was renamed to \"{name}\"",
+            renamed.name
+        ));
     }
     if catalogue::sql_type(now).is_none() {
         return Err(format!(
@@ -153,7 +172,9 @@ fn added_column(known: &KnownTable, now: &CatalogueColumn) -> Result<(), String>
 
 fn changed(table: &str, what: &str) -> Error {
     Error::definite(
-        format!("table {table} changed: {what}; its topic does not follow, it needs a new snapshot"),
+        format!(
+            "table {table} changed: {what}; its topic does not follow, it needs a new snapshot"
+        ),
         "delete the connector and create it again under another name and slot, so that its tables are read again",
     )
 }

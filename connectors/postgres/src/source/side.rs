@@ -19,10 +19,7 @@ pub(crate) struct Side {
 
 impl Side {
     /// Connects.
-    pub(crate) async fn open(
-        config: Arc<Config>,
-        password: Option<Secret>,
-    ) -> Result<Self, Error> {
+    pub(crate) async fn open(config: Arc<Config>, password: Option<Secret>) -> Result<Self, Error> {
         let mut side = Self {
             config,
             password,

@@ -37,7 +37,7 @@ pub(crate) async fn fetch<S: AsyncRead + AsyncWrite + Unpin + Send>(
             "read the replication slot",
             &format!(
                 "SELECT plugin, coalesce(database = current_database(), false), active_pid, \
-                 coalesce(wal_status = 'lost', false) OR restart_lsn IS NULL, confirmed_flush_lsn, \
+                 coalesce(wal_status = 'lost', false) OR (restart_lsn IS NULL AND NOT active), confirmed_flush_lsn, \
                  pg_wal_lsn_diff(e.lsn, restart_lsn)::bigint, e.lsn \
                  FROM pg_catalog.pg_replication_slots, \
                  (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
@@ -102,7 +102,8 @@ pub(crate) fn plan(
 
 /// Refuses a slot that we cannot read, whatever is stored.
 pub(crate) fn check(name: &str, slot: &Slot) -> Result<(), Error> {
-    let recreate = || format!("choose another slot.name, or SELECT pg_drop_replication_slot('{name}');");
+    let recreate =
+        || format!("choose another slot.name, or SELECT pg_drop_replication_slot('{name}');");
     if slot.plugin.as_deref() != Some("pgoutput") {
         let found = slot.plugin.as_deref().unwrap_or("none, it is physical");
         return Err(Error::definite(

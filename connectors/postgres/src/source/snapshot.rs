@@ -168,8 +168,7 @@ impl Reading<'_> {
                     table.id
                 )));
             };
-            let defaults =
-                catalogue::fetch_defaults(&mut self.client, self.config, table).await?;
+            let defaults = catalogue::fetch_defaults(&mut self.client, self.config, table).await?;
             let schema = table.schema(self.config, &defaults)?;
             let captured = vec![true; schema.columns.len()];
             let host = Arc::clone(&self.delivery.host);
@@ -337,7 +336,9 @@ impl Reading<'_> {
             .map(|(number, (_, key))| Ok(format!("({number}, {})", key_literals(plan, key)?)))
             .collect::<Result<Vec<_>, Error>>()?;
         let columns = key_columns(plan, "t.");
-        let names: Vec<_> = (0..plan.schema.key.len()).map(|n| format!("k{n}")).collect();
+        let names: Vec<_> = (0..plan.schema.key.len())
+            .map(|n| format!("k{n}"))
+            .collect();
         let names = names.join(", ");
         let rows = self
             .client

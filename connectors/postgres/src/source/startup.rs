@@ -10,7 +10,7 @@ use super::catalogue::{self, Kind, Row, Table, Wanted};
 use super::client::Client;
 use super::error::Error;
 use super::publication::{self, Publication};
-use super::slot::{self, Slot};
+use super::slot;
 use super::sql;
 
 /// Oldest server that the catalogue queries and slots are right for.
@@ -22,7 +22,6 @@ pub(crate) struct Facts {
     /// The captured tables.
     pub(crate) tables: Vec<Table>,
     pub(crate) publication_plan: publication::Plan,
-    pub(crate) slot: Option<Slot>,
     /// What is not wrong enough to stop.
     pub(crate) warnings: Vec<String>,
 }
@@ -64,7 +63,10 @@ pub(crate) async fn inspect<S: AsyncRead + AsyncWrite + Unpin + Send>(
     let publication = publication::fetch(client, config)
         .await
         .map_err(one("publication.name"))?;
-    if publication.as_ref().is_some_and(|publication| publication.all_tables) {
+    if publication
+        .as_ref()
+        .is_some_and(|publication| publication.all_tables)
+    {
         warnings.push(format!(
             "publication \"{}\" is FOR ALL TABLES: the server sends changes of tables that are not captured, too",
             config.publication_name
@@ -73,7 +75,13 @@ pub(crate) async fn inspect<S: AsyncRead + AsyncWrite + Unpin + Send>(
     let slot = slot::fetch(client, &config.slot_name)
         .await
         .map_err(one("slot.name"))?;
-    let tables = choose(all, config, publication.as_ref(), &mut faults, &mut warnings);
+    let tables = choose(
+        all,
+        config,
+        publication.as_ref(),
+        &mut faults,
+        &mut warnings,
+    );
     for table in &tables {
         if let Err(error) = check_table(table, config, publication.as_ref()) {
             faults.push(Fault {
@@ -107,7 +115,6 @@ pub(crate) async fn inspect<S: AsyncRead + AsyncWrite + Unpin + Send>(
     Ok(Facts {
         tables,
         publication_plan,
-        slot,
         warnings,
     })
 }
@@ -171,7 +178,10 @@ fn check_server(version: u32, role: &Role, config: &Config, faults: &mut Vec<Fau
         faults.push(Fault {
             property: "database.user",
             error: Error::definite(
-                format!("user \"{}\" has no right to replicate", config.connection.user),
+                format!(
+                    "user \"{}\" has no right to replicate",
+                    config.connection.user
+                ),
                 format!("ALTER ROLE {} REPLICATION;", sql::readable(&role.name)),
             ),
         });
@@ -197,12 +207,19 @@ fn choose(
         });
     }
     let published_root = |id: &TableId| {
-        publication.is_some_and(|publication| publication.tables.iter().any(|known| known.id == *id))
+        publication
+            .is_some_and(|publication| publication.tables.iter().any(|known| known.id == *id))
     };
     let mut chosen = Vec::new();
     for table in all {
         if !catalogue::captures_table(config, &table.id) {
             continue;
+        }
+        for column in table.columns.iter().filter(|column| column.generated) {
+            warnings.push(format!(
+                "table {}: column \"{}\" is generated; the server does not send it and it is not captured",
+                table.id, column.name
+            ));
         }
         match table.kind {
             Kind::Ordinary => chosen.push(table),

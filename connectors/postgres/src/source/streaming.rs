@@ -51,6 +51,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 const STATUS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// How long the end of a run waits for batches to become durable.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the server may take to let go of the slot.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many bytes of messages are decoded before other tasks get their turn.
 const DECODE_BYTES_MAX: usize = 64 << 10;
 
@@ -130,6 +132,8 @@ impl Streaming {
             let _ = self.hand_over().await?;
         }
         self.settle().await;
+        // The slot is free for the next one when this returns, if the server plays along.
+        let _ = timeout(END_TIMEOUT, self.client.end_copy_both()).await;
         self.client.close().await;
         outcome
     }
@@ -238,7 +242,9 @@ impl Streaming {
                 },
                 b'E' => return Err(client::server_error("stream changes", body)),
                 b'c' => {
-                    return Err(Error::transient("the server has ended the stream of changes"));
+                    return Err(Error::transient(
+                        "the server has ended the stream of changes",
+                    ));
                 }
                 b'N' | b'S' | b'A' => {}
                 other => {
@@ -326,7 +332,8 @@ impl Streaming {
         let settled = async {
             loop {
                 self.note_confirmed();
-                if self.delivery.is_settled() || more_confirmed(&mut confirmed).await == Flow::Stop {
+                if self.delivery.is_settled() || more_confirmed(&mut confirmed).await == Flow::Stop
+                {
                     return;
                 }
             }
@@ -365,7 +372,9 @@ impl Streaming {
         let defaults = catalogue::fetch_defaults(client, &self.config, table).await?;
         let mut schema = table.schema(&self.config, &defaults)?;
         schema.columns.retain(|column| {
-            now.columns.iter().any(|known| known.attnum == column.attnum)
+            now.columns
+                .iter()
+                .any(|known| known.attnum == column.attnum)
         });
         for (column, known) in schema.columns.iter_mut().zip(&now.columns) {
             column.nullable = known.nullable;
@@ -465,7 +474,10 @@ impl Streaming {
 
     /// Shows lag and retained log. A fault here concerns the display only; the stream has its own.
     async fn read_lag_by_time(&mut self) {
-        if self.lag_read_at.is_some_and(|at| at.elapsed() < LAG_INTERVAL) {
+        if self
+            .lag_read_at
+            .is_some_and(|at| at.elapsed() < LAG_INTERVAL)
+        {
             return;
         }
         self.lag_read_at = Some(Instant::now());

@@ -153,11 +153,10 @@ impl TablePlan {
         text: &'a [u8],
         arena: &mut Arena<'a>,
     ) -> Result<Cell<'a>, Error> {
-        let column = self
-            .schema
-            .columns
-            .get(index)
-            .ok_or_else(|| Error::Protocol(format!("too many columns for {}", self.schema.id)))?;
+        let column =
+            self.schema.columns.get(index).ok_or_else(|| {
+                Error::Protocol(format!("too many columns for {}", self.schema.id))
+            })?;
         text::decode(&column.sql_type, text, arena)
             .map_err(|malformed| self.malformed(index, malformed))
     }

@@ -194,7 +194,11 @@ fn numeric<'a>(
     let count = whole.len() + fraction.len();
     let surplus = usize::try_from(-shift).unwrap_or(0).min(count);
     let padding = usize::try_from(shift).unwrap_or(0);
-    if digits.clone().skip(count - surplus).any(|digit| digit != b'0') {
+    if digits
+        .clone()
+        .skip(count - surplus)
+        .any(|digit| digit != b'0')
+    {
         return Err(Malformed::Value);
     }
     let zeros = std::iter::repeat_n(b'0', padding);
@@ -276,7 +280,10 @@ fn multiply_add(limbs: &mut Vec<u32>, factor: u32, summand: u32) {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the low half is what is wanted"
+)]
 fn low_half(value: u64) -> u32 {
     value as u32
 }
@@ -345,7 +352,11 @@ fn days(text: &[u8], era: Era) -> Result<i64, Malformed> {
         return Err(Malformed::Value);
     }
     // 1 BC is the year 0.
-    let year = if era == Era::BeforeChrist { 1 - year } else { year };
+    let year = if era == Era::BeforeChrist {
+        1 - year
+    } else {
+        year
+    };
     let year = if month <= 2 { year - 1 } else { year };
     let century = year.div_euclid(400);
     let year_of_era = year.rem_euclid(400);
@@ -363,7 +374,11 @@ fn time(text: &[u8]) -> Result<i64, Malformed> {
     if fraction.len() > 6 {
         return Err(Malformed::Value);
     }
-    let mut micros = if fraction.is_empty() { 0 } else { integer(fraction)? };
+    let mut micros = if fraction.is_empty() {
+        0
+    } else {
+        integer(fraction)?
+    };
     for _ in fraction.len()..6 {
         micros *= 10;
     }

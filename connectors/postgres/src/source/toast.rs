@@ -60,7 +60,9 @@ async fn resolve_all(
     begin_seeing(client, waiting).await?;
     for (oid, events) in by_table {
         let Some(Entry::Captured(plan)) = tables.get(&oid) else {
-            return Err(Error::Fatal("an event waits for a table that is not captured".to_owned()));
+            return Err(Error::Fatal(
+                "an event waits for a table that is not captured".to_owned(),
+            ));
         };
         for events in events.chunks(ROWS_MAX) {
             resolve_some(client, writer, plan, events).await?;
@@ -143,16 +145,14 @@ async fn resolve_some(
     let doing = format!("read rows of table {} again", plan.schema.id);
     let query = query(plan, writer, events)?;
     let mut found = vec![false; events.len()];
-    client
-        .query(&doing, "SAVEPOINT before_reading")
-        .await?;
+    client.query(&doing, "SAVEPOINT before_reading").await?;
     client.start_rows(&query).await?;
     loop {
         let row = match client.next_row(&doing).await {
             Ok(Some(row)) => row,
             Ok(None) => break,
-            // The table or a column is gone, or is no longer ours to read.
-            Err(error) if error.sqlstate().is_some_and(|state| state.starts_with("42")) => {
+            // Undefined table, undefined column, undefined schema: they are gone.
+            Err(error) if matches!(error.sqlstate(), Some("42P01" | "42703" | "3F000")) => {
                 client
                     .query(&doing, "ROLLBACK TO SAVEPOINT before_reading")
                     .await?;

@@ -84,7 +84,11 @@ impl Streaming {
             if died_meanwhile {
                 continue;
             }
-            if self.delete_key(oid, &key, Some(partition), truncate).await? == Flow::Stop {
+            if self
+                .delete_key(oid, &key, Some(partition), truncate)
+                .await?
+                == Flow::Stop
+            {
                 return Ok(Flow::Stop);
             }
             if number % KEYS_PER_TURN == 0 {
@@ -173,9 +177,7 @@ fn pending_keys(batch: &RecordBatch, topic: &Arc<str>) -> HashMap<Vec<u8>, Pendi
     keys
 }
 
-fn host_error(
-    topic: &str,
-) -> impl Fn(hutong_connectors_core::source::HostError) -> Error + use<> {
+fn host_error(topic: &str) -> impl Fn(hutong_connectors_core::source::HostError) -> Error + use<> {
     let doing = format!("could not list the live keys of topic {topic}");
     move |source| Error::Host {
         doing: doing.clone(),

@@ -240,13 +240,7 @@ impl Writer {
     }
 
     /// Keeps what the next record's event needs.
-    fn waiting_event(
-        &self,
-        oid: u32,
-        op: Op,
-        new: Tuple<'_>,
-        source: &EventSource,
-    ) -> Waiting {
+    fn waiting_event(&self, oid: u32, op: Op, new: Tuple<'_>, source: &EventSource) -> Waiting {
         Waiting {
             record: self.batch.records.len(),
             oid,
@@ -315,8 +309,13 @@ impl Writer {
             };
             plan.decode(tuple, &mut arena, &mut row)?;
         }
-        let value =
-            plan.write_value(waiting.op, None, Some(&row), &waiting.source, &mut self.batch)?;
+        let value = plan.write_value(
+            waiting.op,
+            None,
+            Some(&row),
+            &waiting.source,
+            &mut self.batch,
+        )?;
         self.batch.records[waiting.record].value = Some(value);
         Ok(())
     }

@@ -29,8 +29,15 @@ fn check(text: &str, parts: &[&str]) {
 #[tokio::test]
 async fn a_missing_table_is_named() {
     let database = Database::create("CREATE TABLE t (id int PRIMARY KEY)").await;
-    let text = refusal(&database, &[("table.include.list", "public.t,public.missing")]).await;
-    check(&text, &["definite: ", "no table is named \"public.missing\""]);
+    let text = refusal(
+        &database,
+        &[("table.include.list", "public.t,public.missing")],
+    )
+    .await;
+    check(
+        &text,
+        &["definite: ", "no table is named \"public.missing\""],
+    );
 }
 
 #[tokio::test]
@@ -43,29 +50,43 @@ async fn unsupported_types_name_table_column_and_type_unless_excluded() {
     let text = refusal(&database, &[]).await;
     check(
         &text,
-        &["table public.t, column \"a\": the type inet is not supported", "column.exclude.list=public.t.a"],
+        &[
+            "table public.t, column \"a\": the type inet is not supported",
+            "column.exclude.list=public.t.a",
+        ],
     );
     let text = refusal(&database, &[("column.exclude.list", &excluded("a"))]).await;
     check(&text, &["column \"b\": the domain d is not supported"]);
     let text = refusal(&database, &[("column.exclude.list", &excluded("a|b"))]).await;
-    check(&text, &["column \"c\": the type integer[] is not supported"]);
+    check(
+        &text,
+        &["column \"c\": the type integer[] is not supported"],
+    );
     let text = refusal(&database, &[("column.exclude.list", &excluded("a|b|c"))]).await;
     check(&text, &["column \"e\": the type \"char\" is not supported"]);
     let config = database.config(&[("column.exclude.list", &excluded("a|b|c|e"))]);
-    Connected::open(config, None).await.expect("nothing unsupported is captured");
+    Connected::open(config, None)
+        .await
+        .expect("nothing unsupported is captured");
 }
 
 #[tokio::test]
 async fn a_key_column_that_is_not_captured_is_refused() {
     let database = Database::create("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
     let text = refusal(&database, &[("column.exclude.list", "public.t.id")]).await;
-    check(&text, &["column \"id\" belongs to the primary key and is not captured"]);
+    check(
+        &text,
+        &["column \"id\" belongs to the primary key and is not captured"],
+    );
 }
 
 #[tokio::test]
 async fn missing_rights_answer_with_the_sql_for_the_dba() {
-    let database = Database::create("CREATE SCHEMA s; CREATE TABLE s.t (id int PRIMARY KEY, v text)").await;
-    let role = database.role("CREATE ROLE $role LOGIN; CREATE PUBLICATION hutong_test FOR TABLE s.t").await;
+    let database =
+        Database::create("CREATE SCHEMA s; CREATE TABLE s.t (id int PRIMARY KEY, v text)").await;
+    let role = database
+        .role("CREATE ROLE $role LOGIN; CREATE PUBLICATION hutong_test FOR TABLE s.t")
+        .await;
     let user = [("database.user", role.as_str())];
     let text = refusal(&database, &user).await;
     check(
@@ -77,7 +98,10 @@ async fn missing_rights_answer_with_the_sql_for_the_dba() {
             &format!("GRANT USAGE ON SCHEMA s TO {role}; GRANT SELECT ON s.t TO {role};"),
         ],
     );
-    let partly = [("database.user", role.as_str()), ("column.exclude.list", "s.t.v")];
+    let partly = [
+        ("database.user", role.as_str()),
+        ("column.exclude.list", "s.t.v"),
+    ];
     let text = refusal(&database, &partly).await;
     check(&text, &[&format!("GRANT SELECT (id) ON s.t TO {role};")]);
     database
@@ -104,11 +128,16 @@ async fn a_missing_publication_answers_with_the_sql_that_makes_it() {
     let text = refusal(&database, &disabled).await;
     let sql = "CREATE PUBLICATION hutong_test FOR TABLE public.\"T 2\", public.t;";
     check(&text, &["publication \"hutong_test\" does not exist", sql]);
-    database.execute("CREATE PUBLICATION hutong_test FOR TABLE t").await;
+    database
+        .execute("CREATE PUBLICATION hutong_test FOR TABLE t")
+        .await;
     let text = refusal(&database, &disabled).await;
     check(
         &text,
-        &["lacks public.\"T 2\"", "ALTER PUBLICATION hutong_test ADD TABLE public.\"T 2\";"],
+        &[
+            "lacks public.\"T 2\"",
+            "ALTER PUBLICATION hutong_test ADD TABLE public.\"T 2\";",
+        ],
     );
     let role = database
         .role("CREATE ROLE $role LOGIN REPLICATION; GRANT SELECT ON ALL TABLES IN SCHEMA public TO $role; DROP PUBLICATION hutong_test")
@@ -126,9 +155,16 @@ async fn a_publication_that_filters_is_refused() {
     let text = refusal(&database, &[]).await;
     check(
         &text,
-        &["does not publish delete, truncate", "SET (publish = 'insert, update, delete, truncate')"],
+        &[
+            "does not publish delete, truncate",
+            "SET (publish = 'insert, update, delete, truncate')",
+        ],
     );
-    if database.text("SELECT current_setting('server_version_num')").await < "150000".to_owned() {
+    if database
+        .text("SELECT current_setting('server_version_num')")
+        .await
+        < "150000".to_owned()
+    {
         return;
     }
     database
@@ -149,14 +185,23 @@ async fn a_table_whose_updates_would_fail_is_not_published() {
     let text = refusal(&database, &[]).await;
     check(
         &text,
-        &["its owner's UPDATE and DELETE would fail", "ALTER TABLE public.t REPLICA IDENTITY FULL;"],
+        &[
+            "its owner's UPDATE and DELETE would fail",
+            "ALTER TABLE public.t REPLICA IDENTITY FULL;",
+        ],
     );
     let database = Database::create(
         "CREATE TABLE t (id int PRIMARY KEY, u int NOT NULL UNIQUE); ALTER TABLE t REPLICA IDENTITY USING INDEX t_u_key",
     )
     .await;
     let text = refusal(&database, &[]).await;
-    check(&text, &["does not hold its primary key", "ALTER TABLE public.t REPLICA IDENTITY DEFAULT;"]);
+    check(
+        &text,
+        &[
+            "does not hold its primary key",
+            "ALTER TABLE public.t REPLICA IDENTITY DEFAULT;",
+        ],
+    );
 }
 
 #[tokio::test]
@@ -173,7 +218,12 @@ async fn a_slot_in_use_by_somebody_else_is_left_alone() {
     let text = end(&database, &Platform::default(), &[]).await;
     check(
         &text,
-        &["transient: ", "is in use by process", &format!("user \"{role}\""), "choose another slot.name"],
+        &[
+            "transient: ",
+            "is in use by process",
+            &format!("user \"{role}\""),
+            "choose another slot.name",
+        ],
     );
     database.execute("INSERT INTO t VALUES (2)").await;
     until_events(&first, 2).await;
@@ -204,7 +254,12 @@ async fn a_slot_ahead_of_the_position_is_a_gap() {
     let text = end(&database, &platform, &[]).await;
     check(
         &text,
-        &["definite: ", "ahead of the stored position", "changes between are lost", "create it again"],
+        &[
+            "definite: ",
+            "ahead of the stored position",
+            "changes between are lost",
+            "create it again",
+        ],
     );
 }
 
@@ -212,9 +267,18 @@ async fn a_slot_ahead_of_the_position_is_a_gap() {
 async fn a_slot_that_is_gone_is_a_gap() {
     let (database, platform) = stopped().await;
     let slot = database.name.clone();
-    database.execute(&format!("SELECT pg_drop_replication_slot('{slot}')")).await;
+    database
+        .execute(&format!("SELECT pg_drop_replication_slot('{slot}')"))
+        .await;
     let text = end(&database, &platform, &[]).await;
-    check(&text, &["definite: ", "does not exist any more", "changes between are lost"]);
+    check(
+        &text,
+        &[
+            "definite: ",
+            "does not exist any more",
+            "changes between are lost",
+        ],
+    );
 }
 
 #[tokio::test]
@@ -224,7 +288,10 @@ async fn another_server_is_a_gap() {
     position["system_identifier"] = json!("1");
     platform.set_position(position);
     let text = end(&database, &platform, &[]).await;
-    check(&text, &["definite: ", "the server is another one", "belongs to 1"]);
+    check(
+        &text,
+        &["definite: ", "the server is another one", "belongs to 1"],
+    );
 }
 
 #[tokio::test]
@@ -234,7 +301,13 @@ async fn a_position_of_a_newer_release_is_refused_by_version() {
     position["v"] = json!(2);
     platform.set_position(position);
     let text = end(&database, &platform, &[]).await;
-    check(&text, &["definite: ", "it has version 2, this release reads version 1"]);
+    check(
+        &text,
+        &[
+            "definite: ",
+            "it has version 2, this release reads version 1",
+        ],
+    );
 }
 
 #[tokio::test]
@@ -242,10 +315,15 @@ async fn a_slot_of_another_plugin_is_refused() {
     let database = Database::create("CREATE TABLE t (id int PRIMARY KEY)").await;
     let slot = database.name.clone();
     database
-        .execute(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'test_decoding')"))
+        .execute(&format!(
+            "SELECT pg_create_logical_replication_slot('{slot}', 'test_decoding')"
+        ))
         .await;
     let text = refusal(&database, &[]).await;
-    check(&text, &["has not the plugin pgoutput (it has test_decoding)"]);
+    check(
+        &text,
+        &["has not the plugin pgoutput (it has test_decoding)"],
+    );
 }
 
 #[tokio::test]
@@ -260,7 +338,10 @@ async fn a_number_that_is_none_stops_the_source_at_its_row() {
     let text = explain(&running.end().await.expect_err("NaN has no Avro form"));
     check(
         &text,
-        &["definite: ", "table public.t, column \"n\" (numeric(5,2)): the value is NaN or infinite"],
+        &[
+            "definite: ",
+            "table public.t, column \"n\" (numeric(5,2)): the value is NaN or infinite",
+        ],
     );
     assert_eq!(platform.short().len(), 1, "what came before it has left");
 }
@@ -269,9 +350,15 @@ async fn a_number_that_is_none_stops_the_source_at_its_row() {
 async fn nobody_listening_is_transient() {
     let database = Database::create("CREATE TABLE t (id int PRIMARY KEY)").await;
     let text = refusal(&database, &[("database.port", "1")]).await;
-    check(&text, &["transient: could not connect to", "Connection refused"]);
+    check(
+        &text,
+        &["transient: could not connect to", "Connection refused"],
+    );
     let text = refusal(&database, &[("database.dbname", "no_such_database")]).await;
-    check(&text, &["definite: ", "database \"no_such_database\" does not exist"]);
+    check(
+        &text,
+        &["definite: ", "database \"no_such_database\" does not exist"],
+    );
 }
 
 #[tokio::test]
@@ -286,8 +373,19 @@ async fn validation_names_properties_and_creates_nothing() {
     )
     .await;
     let properties: Vec<_> = errors.iter().map(|error| error.property.as_str()).collect();
-    assert_eq!(properties, ["table.include.list", "table.include.list", "publication.name"]);
-    let errors = validate(database.config(&[("column.exclude.list", "public.t.a")]), None).await;
+    assert_eq!(
+        properties,
+        [
+            "table.include.list",
+            "table.include.list",
+            "publication.name"
+        ]
+    );
+    let errors = validate(
+        database.config(&[("column.exclude.list", "public.t.a")]),
+        None,
+    )
+    .await;
     assert_eq!(errors, []);
     let made = database
         .text("SELECT ((SELECT count(*) FROM pg_publication) + (SELECT count(*) FROM pg_replication_slots WHERE database = current_database()))::text")
@@ -301,7 +399,9 @@ async fn validation_names_properties_and_creates_nothing() {
 async fn only_what_the_source_made_is_dropped() {
     let (database, platform) = stopped().await;
     let position = platform.position();
-    let dropped = drop_owned(database.config(&[]), None, position.as_ref()).await.unwrap();
+    let dropped = drop_owned(database.config(&[]), None, position.as_ref())
+        .await
+        .unwrap();
     assert!(dropped.slot && dropped.publication);
     let count = "SELECT ((SELECT count(*) FROM pg_publication) + (SELECT count(*) FROM pg_replication_slots WHERE database = current_database()))::text";
     assert_eq!(database.text(count).await, "0");
@@ -312,14 +412,40 @@ async fn only_what_the_source_made_is_dropped() {
     .await;
     let slot = database.name.clone();
     database
-        .execute(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')"))
+        .execute(&format!(
+            "SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')"
+        ))
         .await;
     let platform = Platform::default();
     let running = Running::start(&database, &platform, &[]).await;
     until("the stream runs", || platform.batches() > 1).await;
     running.stop().await.unwrap();
     let position = platform.position();
-    let dropped = drop_owned(database.config(&[]), None, position.as_ref()).await.unwrap();
+    let dropped = drop_owned(database.config(&[]), None, position.as_ref())
+        .await
+        .unwrap();
     assert!(!dropped.slot && !dropped.publication);
     assert_eq!(database.text(count).await, "2");
+}
+
+#[tokio::test]
+async fn a_row_security_policy_is_an_error_and_not_a_smaller_table() {
+    let database = Database::create(
+        "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1); ALTER TABLE t ENABLE ROW LEVEL SECURITY; \
+         CREATE POLICY p ON t USING (id > 5); CREATE PUBLICATION hutong_test FOR TABLE t;",
+    )
+    .await;
+    let role = database
+        .role("CREATE ROLE $role LOGIN REPLICATION; GRANT SELECT ON t TO $role")
+        .await;
+    let platform = Platform::default();
+    let text = end(&database, &platform, &[("database.user", &role)]).await;
+    check(
+        &text,
+        &[
+            "definite: ",
+            "could not read table public.t",
+            "row-level security policy",
+        ],
+    );
 }

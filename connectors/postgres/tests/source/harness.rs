@@ -26,7 +26,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) async fn connect(database: &str) -> Client {
     let mut config = server();
     config.dbname(database);
-    let (client, connection) = config.connect(NoTls).await.expect("the test server answers");
+    let (client, connection) = config
+        .connect(NoTls)
+        .await
+        .expect("the test server answers");
     tokio::spawn(connection);
     client
 }
@@ -78,10 +81,7 @@ impl Database {
             tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
         };
         let mut properties: BTreeMap<String, String> = [
-            (
-                "connector.class",
-                hutong_connectors_core::SOURCE_CLASS,
-            ),
+            ("connector.class", hutong_connectors_core::SOURCE_CLASS),
             ("database.hostname", host.as_str()),
             ("database.port", &server.get_ports()[0].to_string()),
             ("database.user", server.get_user().expect("a user")),
@@ -132,7 +132,9 @@ impl Drop for Database {
                     .batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
                     .await;
                 let roles = admin
-                    .batch_execute(&format!("DROP ROLE IF EXISTS {name}_r; DROP ROLE IF EXISTS {name}_o"))
+                    .batch_execute(&format!(
+                        "DROP ROLE IF EXISTS {name}_r; DROP ROLE IF EXISTS {name}_o"
+                    ))
                     .await;
                 if dropped.is_ok() && gone.is_ok() && roles.is_ok() {
                     return;
@@ -182,6 +184,7 @@ struct Log {
     schemas: HashMap<u32, String>,
     events: Vec<Event>,
     batches: usize,
+    batch_bytes_max: usize,
     position: Option<Value>,
     announced: Vec<TableAnnouncement>,
     progress: Option<SourceProgress>,
@@ -243,6 +246,7 @@ impl Platform {
     fn commit(&self, batch: &SourceBatch) {
         let mut log = self.log.lock().unwrap();
         let number = log.batches;
+        log.batch_bytes_max = log.batch_bytes_max.max(batch.records.bytes());
         let records = &batch.records;
         let mut decoders: HashMap<u32, EventDecoder> = HashMap::new();
         for record in &records.records {
@@ -290,6 +294,10 @@ impl Platform {
             .collect()
     }
 
+    pub(crate) fn batch_bytes_max(&self) -> usize {
+        self.log.lock().unwrap().batch_bytes_max
+    }
+
     pub(crate) fn batches(&self) -> usize {
         self.log.lock().unwrap().batches
     }
@@ -303,7 +311,12 @@ impl Platform {
     }
 
     pub(crate) fn progress_now(&self) -> SourceProgress {
-        self.log.lock().unwrap().progress.clone().unwrap_or_default()
+        self.log
+            .lock()
+            .unwrap()
+            .progress
+            .clone()
+            .unwrap_or_default()
     }
 
     pub(crate) fn announced(&self) -> Vec<TableAnnouncement> {
@@ -318,7 +331,11 @@ impl Platform {
     /// The newest row of each live key, as a compacted reader sees the topic.
     pub(crate) fn table(&self, topic: &str) -> Vec<String> {
         let mut rows: BTreeMap<Vec<u8>, String> = BTreeMap::new();
-        for event in self.events().into_iter().filter(|event| event.topic == topic) {
+        for event in self
+            .events()
+            .into_iter()
+            .filter(|event| event.topic == topic)
+        {
             let key = event.key.clone().expect("a key");
             match &event.after {
                 Some(row) => {
@@ -389,7 +406,11 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts a source whose batches are committed as they come.
-    pub(crate) async fn start(database: &Database, platform: &Platform, more: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(
+        database: &Database,
+        platform: &Platform,
+        more: &[(&str, &str)],
+    ) -> Self {
         Self::start_for(database, platform, more, usize::MAX).await
     }
 

@@ -29,8 +29,12 @@ async fn a_transaction_in_parts_continues_exactly_after_a_crash_at_every_part() 
 
     database.execute("BEGIN").await;
     copy(&database, 0, 3000).await;
-    database.execute("UPDATE t SET v = 'u' WHERE id < 500; DELETE FROM t WHERE id >= 2500; COMMIT").await;
-    database.execute("INSERT INTO t VALUES (9999, 'last')").await;
+    database
+        .execute("UPDATE t SET v = 'u' WHERE id < 500; DELETE FROM t WHERE id >= 2500; COMMIT")
+        .await;
+    database
+        .execute("INSERT INTO t VALUES (9999, 'last')")
+        .await;
     let expected = 3000 + 500 + 500 + 1;
 
     let mut crashes = 0;
@@ -49,7 +53,10 @@ async fn a_transaction_in_parts_continues_exactly_after_a_crash_at_every_part() 
         .filter(|pair| pair[0].batch != pair[1].batch && pair[0].lsn == pair[1].lsn)
         .filter(|pair| pair[0].lsn.is_some())
         .count();
-    assert!(shared > 0, "no boundary lies between changes that share a place in the log");
+    assert!(
+        shared > 0,
+        "no boundary lies between changes that share a place in the log"
+    );
     let mut wanted: Vec<String> = (0..3000).map(|id| format!("c {id},v{id}")).collect();
     wanted.extend((0..500).map(|id| format!("u {id},u")));
     wanted.extend((2500..3000).map(|id| format!("d {id},NULL")));
@@ -87,8 +94,15 @@ async fn a_crash_between_commits_neither_repeats_nor_loses_a_change() {
         .collect();
     let distinct: HashSet<String> = seen.iter().cloned().collect();
     // A snapshot that was killed is read again, so `r` may repeat; a streamed change may not.
-    let streamed: Vec<_> = platform.short().into_iter().filter(|e| e.starts_with('c')).collect();
-    assert_eq!(streamed.iter().collect::<HashSet<_>>().len(), streamed.len());
+    let streamed: Vec<_> = platform
+        .short()
+        .into_iter()
+        .filter(|e| e.starts_with('c'))
+        .collect();
+    assert_eq!(
+        streamed.iter().collect::<HashSet<_>>().len(),
+        streamed.len()
+    );
     assert_eq!(distinct, wanted);
 }
 
@@ -98,23 +112,29 @@ async fn a_stop_confirms_what_is_durable_and_the_next_start_repeats_nothing() {
     let platform = Platform::default();
     for round in 0..4 {
         let running = Running::start(&database, &platform, &[]).await;
-        database.execute(&format!("INSERT INTO t VALUES ({round}, 'x')")).await;
+        database
+            .execute(&format!("INSERT INTO t VALUES ({round}, 'x')"))
+            .await;
         until_events(&platform, round + 1).await;
         running.stop().await.unwrap();
         let confirmed = database
             .text("SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE database = current_database()")
             .await;
         let confirmed: hutong_schemas::position::Lsn = confirmed.parse().unwrap();
-        assert!(confirmed <= platform.lsn(), "the slot never passes the position");
+        assert!(
+            confirmed <= platform.lsn(),
+            "the slot never passes the position"
+        );
     }
     assert_eq!(platform.events().len(), 4);
 }
 
 #[tokio::test]
-async fn source_sequence_continues_after_a_restart() {
+async fn a_position_tells_where_we_are_and_what_we_made() {
     let database = Database::create("CREATE TABLE t (id int PRIMARY KEY)").await;
     let platform = Platform::default();
     let running = Running::start(&database, &platform, &[]).await;
+    until("the stream runs", || platform.batches() > 1).await;
     database.execute("INSERT INTO t VALUES (1)").await;
     until_events(&platform, 1).await;
     running.stop().await.unwrap();

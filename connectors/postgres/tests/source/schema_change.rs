@@ -16,7 +16,10 @@ async fn an_added_column_that_allows_null_flows_on() {
         .await;
     until_events(&platform, 4).await;
     running.stop().await.unwrap();
-    assert_eq!(platform.short(), ["r 1,a", "c 2,b", "c 3,c,7", "u 1,A,NULL"]);
+    assert_eq!(
+        platform.short(),
+        ["r 1,a", "c 2,b", "c 3,c,7", "u 1,A,NULL"]
+    );
     let announced = platform.announced();
     assert_eq!(announced.last().unwrap().schema.columns.len(), 3);
     assert_eq!(announced.last().unwrap().schema.columns[2].attnum, 3);
@@ -30,7 +33,9 @@ async fn a_column_added_while_the_connector_is_down_flows_on() {
     until("the stream runs", || platform.batches() > 1).await;
     running.stop().await.unwrap();
     database
-        .execute("INSERT INTO t VALUES (1); ALTER TABLE t ADD COLUMN w int; INSERT INTO t VALUES (2, 2)")
+        .execute(
+            "INSERT INTO t VALUES (1); ALTER TABLE t ADD COLUMN w int; INSERT INTO t VALUES (2, 2)",
+        )
         .await;
     let running = Running::start(&database, &platform, &[]).await;
     until_events(&platform, 2).await;
@@ -40,7 +45,8 @@ async fn a_column_added_while_the_connector_is_down_flows_on() {
 
 /// Runs `change` between two inserts: the first arrives, then the source stops with `message`.
 async fn stops(change: &str, second_insert: &str, message: &str) {
-    let database = Database::create("CREATE TABLE t (id int PRIMARY KEY, v varchar(5) NOT NULL)").await;
+    let database =
+        Database::create("CREATE TABLE t (id int PRIMARY KEY, v varchar(5) NOT NULL)").await;
     let platform = Platform::default();
     let running = Running::start(&database, &platform, &[]).await;
     until("the stream runs", || platform.batches() > 1).await;
@@ -59,7 +65,12 @@ async fn stops(change: &str, second_insert: &str, message: &str) {
 #[tokio::test]
 async fn every_other_change_is_a_definite_error_that_names_it() {
     const INSERT: &str = "INSERT INTO t (id, v) VALUES (2, 'b')";
-    stops("ALTER TABLE t DROP COLUMN v", "INSERT INTO t VALUES (2)", "column \"v\" was dropped").await;
+    stops(
+        "ALTER TABLE t DROP COLUMN v",
+        "INSERT INTO t VALUES (2)",
+        "column \"v\" was dropped",
+    )
+    .await;
     stops(
         "ALTER TABLE t RENAME COLUMN v TO w",
         "INSERT INTO t VALUES (2, 'b')",
@@ -78,7 +89,12 @@ async fn every_other_change_is_a_definite_error_that_names_it() {
         "column \"v\" was dropped and created again",
     )
     .await;
-    stops("ALTER TABLE t ALTER COLUMN v DROP NOT NULL", INSERT, "column \"v\" allows NULL now").await;
+    stops(
+        "ALTER TABLE t ALTER COLUMN v DROP NOT NULL",
+        INSERT,
+        "column \"v\" allows NULL now",
+    )
+    .await;
     stops(
         "ALTER TABLE t ADD COLUMN w int DEFAULT 5",
         INSERT,
@@ -118,6 +134,13 @@ async fn a_column_that_the_configuration_adds_later_needs_a_new_snapshot() {
     running.stop().await.unwrap();
     database.execute("INSERT INTO t VALUES (2, 'b')").await;
     let running = Running::start(&database, &platform, &[]).await;
-    let error = running.end().await.expect_err("rows in the topic lack the column");
-    assert!(explain(&error).contains("column \"v\" was not captured before"), "{}", explain(&error));
+    let error = running
+        .end()
+        .await
+        .expect_err("rows in the topic lack the column");
+    assert!(
+        explain(&error).contains("column \"v\" was not captured before"),
+        "{}",
+        explain(&error)
+    );
 }

@@ -92,24 +92,40 @@ async fn passwords_and_certificates_are_checked_as_libpq_checks_them() {
     };
 
     check(Attempt { ..base }, "ok").await;
-    check(Attempt { user: "md5_user", ..base }, "ok").await;
+    check(
+        Attempt {
+            user: "md5_user",
+            ..base
+        },
+        "ok",
+    )
+    .await;
     check(
         Attempt { password: Some("wrong"), ..base },
         "definite: could not log in: password authentication failed for user \"plain_user\" (SQLSTATE 28P01)",
     )
     .await;
     check(
-        Attempt { password: None, ..base },
+        Attempt {
+            password: None,
+            ..base
+        },
         "definite: the server asks for a password and none is configured",
     )
     .await;
     check(
-        Attempt { user: "clear_user", ..base },
+        Attempt {
+            user: "clear_user",
+            ..base
+        },
         "the server asks for the password in clear text on a connection that is not encrypted",
     )
     .await;
     check(
-        Attempt { mode: "require", ..base },
+        Attempt {
+            mode: "require",
+            ..base
+        },
         "does not support TLS | ALTER SYSTEM SET ssl = on",
     )
     .await;
@@ -136,31 +152,70 @@ async fn passwords_and_certificates_are_checked_as_libpq_checks_them() {
         ..base
     };
     check(Attempt { ..tls }, "ok").await;
-    check(Attempt { mode: "verify-ca", host: "127.0.0.1", ..tls }, "ok").await;
-    check(Attempt { mode: "require", authority: None, host: "127.0.0.1", ..tls }, "ok").await;
-    check(Attempt { user: "clear_user", ..tls }, "ok").await;
     check(
-        Attempt { host: "127.0.0.1", ..tls },
+        Attempt {
+            mode: "verify-ca",
+            host: "127.0.0.1",
+            ..tls
+        },
+        "ok",
+    )
+    .await;
+    check(
+        Attempt {
+            mode: "require",
+            authority: None,
+            host: "127.0.0.1",
+            ..tls
+        },
+        "ok",
+    )
+    .await;
+    check(
+        Attempt {
+            user: "clear_user",
+            ..tls
+        },
+        "ok",
+    )
+    .await;
+    check(
+        Attempt {
+            host: "127.0.0.1",
+            ..tls
+        },
         "definite: could not open TLS to 127.0.0.1",
     )
     .await;
     check(
-        Attempt { host: "127.0.0.1", ..tls },
+        Attempt {
+            host: "127.0.0.1",
+            ..tls
+        },
         "the server's certificate does not name this host",
     )
     .await;
     check(
-        Attempt { authority: None, ..tls },
+        Attempt {
+            authority: None,
+            ..tls
+        },
         "the server's certificate is not signed by a trusted authority",
     )
     .await;
     check(
-        Attempt { mode: "disable", ..tls },
+        Attempt {
+            mode: "disable",
+            ..tls
+        },
         "no pg_hba.conf entry for host \"127.0.0.1\", user \"scram_user\"",
     )
     .await;
     check(
-        Attempt { authority: Some("/no/such/file"), ..tls },
+        Attempt {
+            authority: Some("/no/such/file"),
+            ..tls
+        },
         "definite: database.sslrootcert cannot be used: /no/such/file",
     )
     .await;
@@ -175,7 +230,9 @@ async fn a_server_that_does_not_log_for_decoding_is_refused() {
         .await
         .unwrap();
     tokio::spawn(connection);
-    sql.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    sql.batch_execute("CREATE TABLE t (id int PRIMARY KEY)")
+        .await
+        .unwrap();
     let text = attempt(&Attempt {
         host: "127.0.0.1",
         port: server.port(),
@@ -187,6 +244,66 @@ async fn a_server_that_does_not_log_for_decoding_is_refused() {
     .await;
     assert!(
         text.contains("definite: wal_level is replica, and logical replication needs logical | ALTER SYSTEM SET wal_level = logical;"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_slot_whose_log_was_removed_is_refused_with_the_way_out() {
+    let servers = OwnServers::begin().unwrap();
+    let options = Options::for_tests()
+        .with("max_slot_wal_keep_size", "16MB")
+        .with("max_wal_size", "32MB")
+        .with("min_wal_size", "32MB");
+    let server = servers.postgres("keep", &options).await.unwrap();
+    let (sql, connection) = tokio_postgres::connect(&server.url("postgres"), tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    sql.batch_execute(
+        "CREATE TABLE t (id int PRIMARY KEY); CREATE PUBLICATION hutong_test FOR TABLE t; CREATE TABLE load (v text)",
+    )
+    .await
+    .unwrap();
+    sql.batch_execute("SELECT pg_create_logical_replication_slot('s', 'pgoutput')")
+        .await
+        .unwrap();
+    let lost = async || -> bool {
+        sql.query_one(
+            "SELECT coalesce(wal_status = 'lost', true) FROM pg_replication_slots",
+            &[],
+        )
+        .await
+        .unwrap()
+        .get(0)
+    };
+    for _ in 0..20 {
+        sql.batch_execute(
+            "INSERT INTO load SELECT repeat(md5(g::text), 30) FROM generate_series(1, 40000) g",
+        )
+        .await
+        .unwrap();
+        sql.batch_execute("CHECKPOINT").await.unwrap();
+        if lost().await {
+            break;
+        }
+    }
+    assert!(lost().await, "the server did not remove the log");
+    let text = attempt(&Attempt {
+        host: "127.0.0.1",
+        port: server.port(),
+        user: "postgres",
+        password: None,
+        mode: "disable",
+        authority: None,
+    })
+    .await;
+    assert!(
+        text.contains("definite: replication slot \"s\" was invalidated"),
+        "{text}"
+    );
+    assert!(
+        text.contains("SELECT pg_drop_replication_slot('s');"),
         "{text}"
     );
 }

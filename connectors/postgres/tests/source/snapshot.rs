@@ -39,7 +39,8 @@ async fn a_snapshot_under_concurrent_writes_has_no_gap_and_no_overlap() {
         }));
     }
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    let running = Running::start(&database, &platform, &[("hutong.batch.bytes.max", "65536")]).await;
+    let running =
+        Running::start(&database, &platform, &[("hutong.batch.bytes.max", "65536")]).await;
     until_events(&platform, 4000).await;
     ended.store(true, Ordering::Relaxed);
     for writer in writers {
@@ -58,8 +59,15 @@ async fn a_snapshot_under_concurrent_writes_has_no_gap_and_no_overlap() {
             *births.entry(event.key.clone().unwrap()).or_default() += 1;
         }
     }
-    assert!(births.values().all(|count| *count == 1), "a row was read and streamed");
-    let rows = database.sql.query("SELECT id::text || ',' || v FROM t", &[]).await.unwrap();
+    assert!(
+        births.values().all(|count| *count == 1),
+        "a row was read and streamed"
+    );
+    let rows = database
+        .sql
+        .query("SELECT id::text || ',' || v FROM t", &[])
+        .await
+        .unwrap();
     let mut rows: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     rows.sort();
     assert_eq!(platform.table("p.public.t"), rows);
@@ -89,15 +97,26 @@ async fn an_interrupted_snapshot_begins_again_and_sweeps_what_is_gone() {
     .await;
     database.execute("INSERT INTO t VALUES (5001, 'z')").await;
     until("the stream runs", || {
-        platform.short().last().is_some_and(|last| last == "c 5001,z")
+        platform
+            .short()
+            .last()
+            .is_some_and(|last| last == "c 5001,z")
     })
     .await;
     running.stop().await.unwrap();
-    let rows = database.sql.query("SELECT id::text || ',' || v FROM t", &[]).await.unwrap();
+    let rows = database
+        .sql
+        .query("SELECT id::text || ',' || v FROM t", &[])
+        .await
+        .unwrap();
     let mut rows: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     rows.sort();
     assert_eq!(platform.table("p.public.t"), rows);
-    let deletes = platform.events().iter().filter(|event| event.op == "d").count();
+    let deletes = platform
+        .events()
+        .iter()
+        .filter(|event| event.op == "d")
+        .count();
     assert!(deletes > 0, "nothing was swept");
 }
 
@@ -124,7 +143,12 @@ async fn the_first_and_last_rows_are_marked_as_debezium_marks_them() {
             SnapshotMark::Last,
         ]
     );
-    assert!(platform.events().iter().all(|event| event.lsn == platform.events()[0].lsn));
+    assert!(
+        platform
+            .events()
+            .iter()
+            .all(|event| event.lsn == platform.events()[0].lsn)
+    );
 }
 
 #[tokio::test]
@@ -148,13 +172,24 @@ async fn progress_and_announcements_name_every_table() {
         .iter()
         .map(|column| column.sql_type.to_string())
         .collect();
-    assert_eq!(types, ["integer", "numeric(10,2)", "timestamp(6) with time zone"]);
-    assert!(table.schema.columns[1].default.is_some(), "a constant default");
+    assert_eq!(
+        types,
+        ["integer", "numeric(10,2)", "timestamp(6) with time zone"]
+    );
+    assert!(
+        table.schema.columns[1].default.is_some(),
+        "a constant default"
+    );
     assert!(table.schema.columns[2].has_default_expression);
     let progress = platform.progress_now();
     assert_eq!(progress.tables[0].rows_done, 2);
     assert_eq!(progress.tables[0].state, TableState::Streaming);
-    assert!(progress.warnings.iter().any(|warning| warning.contains("max_slot_wal_keep_size")));
+    assert!(
+        progress
+            .warnings
+            .iter()
+            .any(|warning| warning.contains("max_slot_wal_keep_size"))
+    );
 }
 
 #[tokio::test]

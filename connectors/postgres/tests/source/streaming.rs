@@ -21,7 +21,11 @@ async fn changes_arrive_in_commit_order_after_the_rows_that_were_there() {
         ["r 1,a", "r 2,b", "c 3,c", "u 1,A", "d 2,NULL"]
     );
     let events = platform.events();
-    assert_eq!(events.last().unwrap().op, "tombstone", "a delete ends with a tombstone");
+    assert_eq!(
+        events.last().unwrap().op,
+        "tombstone",
+        "a delete ends with a tombstone"
+    );
     assert_eq!(events[0].topic, "p.public.t");
 }
 
@@ -54,7 +58,9 @@ async fn full_replica_identity_gives_the_row_before_a_change() {
     let platform = Platform::default();
     let running = Running::start(&database, &platform, &[]).await;
     until_events(&platform, 1).await;
-    database.execute("UPDATE t SET v = 'b'; DELETE FROM t").await;
+    database
+        .execute("UPDATE t SET v = 'b'; DELETE FROM t")
+        .await;
     until_events(&platform, 3).await;
     running.stop().await.unwrap();
     let events = platform.events();
@@ -119,16 +125,19 @@ async fn skipped_operations_make_no_event() {
 
 #[tokio::test]
 async fn an_idle_slot_advances_by_itself_position_first() {
-    let database = Database::create("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE busy (v text)").await;
+    let database =
+        Database::create("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE busy (v text)").await;
     let platform = Platform::default();
-    let running =
-        Running::start(&database, &platform, &[("table.include.list", "public.t")]).await;
+    let running = Running::start(&database, &platform, &[("table.include.list", "public.t")]).await;
     until("the stream runs", || platform.batches() > 1).await;
     let before = platform.lsn();
     database
         .execute("INSERT INTO busy SELECT repeat('x', 1000) FROM generate_series(1, 1000)")
         .await;
-    until("the position moves without an event", || platform.lsn() > before).await;
+    until("the position moves without an event", || {
+        platform.lsn() > before
+    })
+    .await;
     let position = platform.lsn();
     let slot = database.name.clone();
     let mut confirmed = String::new();
@@ -170,6 +179,86 @@ async fn a_transaction_within_the_budget_stays_in_one_batch() {
     let mut batch_of = std::collections::HashMap::new();
     for event in platform.events() {
         let batch = batch_of.entry(event.tx_id).or_insert(event.batch);
-        assert_eq!(*batch, event.batch, "transaction {:?} was split", event.tx_id);
+        assert_eq!(
+            *batch, event.batch,
+            "transaction {:?} was split",
+            event.tx_id
+        );
     }
+}
+
+#[tokio::test]
+async fn batches_stay_within_the_budget_whatever_the_size_of_a_transaction() {
+    let database = Database::create("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
+    let platform = Platform::default();
+    let more = [("hutong.batch.bytes.max", "262144")];
+    let running = Running::start(&database, &platform, &more).await;
+    until("the stream runs", || platform.batches() > 1).await;
+    database
+        .execute("INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 50000) g")
+        .await;
+    until_events(&platform, 50_000).await;
+    running.stop().await.unwrap();
+    let most = platform.batch_bytes_max();
+    // Buffers grow by doubling.
+    assert!(most <= 2 * 262_144 + 65_536, "a batch of {most} bytes");
+}
+
+#[tokio::test]
+async fn a_row_larger_than_the_budget_passes() {
+    let database = Database::create(
+        "CREATE TABLE t (id int PRIMARY KEY, v text, b bytea); \
+         INSERT INTO t VALUES (1, repeat('a', 20000000), decode(repeat('ab', 1000000), 'hex'));",
+    )
+    .await;
+    let platform = Platform::default();
+    let more = [("hutong.batch.bytes.max", "65536")];
+    let running = Running::start(&database, &platform, &more).await;
+    until_events(&platform, 1).await;
+    until("the snapshot ends", || {
+        platform
+            .position()
+            .is_some_and(|position| position.get("snapshot").is_none())
+    })
+    .await;
+    database
+        .execute("INSERT INTO t VALUES (2, repeat('b', 30000000)), (3, 'small')")
+        .await;
+    until_events(&platform, 3).await;
+    running.stop().await.unwrap();
+    let lengths: Vec<_> = platform
+        .events()
+        .iter()
+        .map(|event| event.after.as_ref().unwrap()[1].len())
+        .collect();
+    assert_eq!(lengths, [20_000_000, 30_000_000, 5]);
+}
+
+#[tokio::test]
+async fn a_partitioned_table_published_by_its_root_is_one_topic() {
+    let database = Database::create(
+        "CREATE TABLE t (id int PRIMARY KEY, v text) PARTITION BY RANGE (id); \
+         CREATE TABLE t_low PARTITION OF t FOR VALUES FROM (0) TO (10); \
+         CREATE TABLE t_high PARTITION OF t FOR VALUES FROM (10) TO (20); \
+         INSERT INTO t VALUES (1, 'a'), (11, 'b'); \
+         CREATE PUBLICATION hutong_test FOR TABLE t WITH (publish_via_partition_root = true);",
+    )
+    .await;
+    let platform = Platform::default();
+    let more = [("table.include.list", "public.t")];
+    let running = Running::start(&database, &platform, &more).await;
+    until_events(&platform, 2).await;
+    until("the stream runs", || platform.batches() > 1).await;
+    database
+        .execute("INSERT INTO t VALUES (2, 'c'), (12, 'd')")
+        .await;
+    until_events(&platform, 4).await;
+    running.stop().await.unwrap();
+    assert_eq!(platform.short(), ["r 1,a", "r 11,b", "c 2,c", "c 12,d"]);
+    assert!(
+        platform
+            .events()
+            .iter()
+            .all(|event| event.topic == "p.public.t")
+    );
 }

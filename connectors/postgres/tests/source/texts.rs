@@ -13,10 +13,16 @@ const ROWS: usize = 600;
 fn number(random: &mut StdRng, whole: usize, fraction: usize) -> String {
     let digits = |random: &mut StdRng, most: usize| -> String {
         let count = random.random_range(0..=most);
-        (0..count).map(|_| char::from(b'0' + random.random_range(0..10_u8))).collect()
+        (0..count)
+            .map(|_| char::from(b'0' + random.random_range(0..10_u8)))
+            .collect()
     };
     let sign = if random.random() { "-" } else { "" };
-    format!("{sign}0{}.{}0", digits(random, whole), digits(random, fraction))
+    format!(
+        "{sign}0{}.{}0",
+        digits(random, whole),
+        digits(random, fraction)
+    )
 }
 
 fn moment(random: &mut StdRng) -> String {
@@ -68,7 +74,10 @@ fn decimal(bytes: &[u8]) -> String {
             digits.insert(0, 1);
         }
     }
-    let text: String = digits.iter().map(|digit| char::from(b'0' + digit)).collect();
+    let text: String = digits
+        .iter()
+        .map(|digit| char::from(b'0' + digit))
+        .collect();
     format!("{}{text}", if negative { "-" } else { "" })
 }
 
@@ -116,7 +125,9 @@ async fn numbers_and_moments_are_exactly_those_of_the_server() {
             number(random, 15, 5),
             random.random_range(-200..200),
             number(random, 7, 5),
-            (0..random.random_range(0..20)).map(|_| format!("{:02x}", random.random::<u8>())).collect::<String>(),
+            (0..random.random_range(0..20))
+                .map(|_| format!("{:02x}", random.random::<u8>()))
+                .collect::<String>(),
         )
     };
     let mut statements = String::new();
@@ -127,7 +138,9 @@ async fn numbers_and_moments_are_exactly_those_of_the_server() {
     let platform = Platform::default();
     let running = Running::start(&database, &platform, &[]).await;
     until("the snapshot ends", || {
-        platform.position().is_some_and(|position| position.get("snapshot").is_none())
+        platform
+            .position()
+            .is_some_and(|position| position.get("snapshot").is_none())
     })
     .await;
     statements.clear();
@@ -164,11 +177,21 @@ async fn numbers_and_moments_are_exactly_those_of_the_server() {
         let id: i32 = row[0].parse().unwrap();
         let expected = &expected[&id];
         for column in 0..4 {
-            assert_eq!(numeric(&row[column + 1]), trimmed(&expected[column]), "row {id} numeric {column}");
+            assert_eq!(
+                numeric(&row[column + 1]),
+                trimmed(&expected[column]),
+                "row {id} numeric {column}"
+            );
         }
         assert_eq!(row[5..11], expected[4..10], "row {id}");
-        assert_eq!(row[11].parse::<f64>().unwrap(), expected[10].parse::<f64>().unwrap());
-        assert_eq!(row[12].parse::<f32>().unwrap(), expected[11].parse::<f32>().unwrap());
+        assert_eq!(
+            row[11].parse::<f64>().unwrap(),
+            expected[10].parse::<f64>().unwrap()
+        );
+        assert_eq!(
+            row[12].parse::<f32>().unwrap(),
+            expected[11].parse::<f32>().unwrap()
+        );
         let bytes: Vec<u8> = row[13]
             .trim_matches(['[', ']'])
             .split(", ")
@@ -225,5 +248,9 @@ async fn the_other_types_arrive_as_they_are() {
     assert_eq!(row[10], i64::MAX.to_string());
     assert_eq!(row[11], "NaN");
     assert_eq!(row[12], "[123]e--2");
-    assert!(platform.events()[1].after.as_ref().unwrap()[1..].iter().all(|cell| cell == "NULL"));
+    assert!(
+        platform.events()[1].after.as_ref().unwrap()[1..]
+            .iter()
+            .all(|cell| cell == "NULL")
+    );
 }

@@ -4,8 +4,7 @@ use super::harness::{Database, Platform, Running, until, until_events};
 
 /// A value that is stored out of line, without compression.
 const BIG: &str = "(SELECT string_agg(md5(g::text), '') FROM generate_series(1, 200) g)";
-const TABLE: &str =
-    "CREATE TABLE t (id int PRIMARY KEY, a int, big text); ALTER TABLE t ALTER big SET STORAGE EXTERNAL;";
+const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, a int, big text); ALTER TABLE t ALTER big SET STORAGE EXTERNAL;";
 
 fn big_of(platform: &Platform, event: usize) -> String {
     platform.events()[event].after.as_ref().unwrap()[2].clone()
@@ -14,7 +13,9 @@ fn big_of(platform: &Platform, event: usize) -> String {
 async fn stream(database: &Database, platform: &Platform) -> Running {
     let running = Running::start(database, platform, &[]).await;
     until("the snapshot ends", || {
-        platform.position().is_some_and(|position| position.get("snapshot").is_none())
+        platform
+            .position()
+            .is_some_and(|position| position.get("snapshot").is_none())
     })
     .await;
     running
@@ -22,7 +23,10 @@ async fn stream(database: &Database, platform: &Platform) -> Running {
 
 #[tokio::test]
 async fn an_unchanged_value_is_read_again() {
-    let database = Database::create(&format!("{TABLE} INSERT INTO t VALUES (1, 0, {BIG}), (2, 0, {BIG})")).await;
+    let database = Database::create(&format!(
+        "{TABLE} INSERT INTO t VALUES (1, 0, {BIG}), (2, 0, {BIG})"
+    ))
+    .await;
     let big = database.text(&format!("SELECT {BIG}")).await;
     let platform = Platform::default();
     let running = stream(&database, &platform).await;
@@ -33,7 +37,11 @@ async fn an_unchanged_value_is_read_again() {
     running.stop().await.unwrap();
     assert_eq!(
         platform.short()[2..],
-        [format!("u 1,1,{big}"), format!("u 2,2,{big}"), "c 3,3,small".to_owned()]
+        [
+            format!("u 1,1,{big}"),
+            format!("u 2,2,{big}"),
+            "c 3,3,small".to_owned()
+        ]
     );
 }
 
@@ -46,7 +54,9 @@ async fn full_replica_identity_needs_no_second_reading() {
     let big = database.text(&format!("SELECT {BIG}")).await;
     let platform = Platform::default();
     let running = stream(&database, &platform).await;
-    database.execute("BEGIN; UPDATE t SET a = 1; DELETE FROM t; COMMIT").await;
+    database
+        .execute("BEGIN; UPDATE t SET a = 1; DELETE FROM t; COMMIT")
+        .await;
     until_events(&platform, 3).await;
     running.stop().await.unwrap();
     assert_eq!(big_of(&platform, 1), big);
@@ -82,7 +92,9 @@ async fn a_row_that_changed_meanwhile_is_taken_whole() {
     let database = Database::create(&format!("{TABLE} INSERT INTO t VALUES (1, 0, {BIG})")).await;
     let platform = Platform::default();
     stream(&database, &platform).await.stop().await.unwrap();
-    database.execute("UPDATE t SET a = 1; UPDATE t SET a = 2, big = 'new'").await;
+    database
+        .execute("UPDATE t SET a = 1; UPDATE t SET a = 2, big = 'new'")
+        .await;
     let running = stream(&database, &platform).await;
     until_events(&platform, 3).await;
     running.stop().await.unwrap();
@@ -98,7 +110,10 @@ async fn the_value_of_a_row_that_is_gone_stays_unavailable() {
     let running = stream(&database, &platform).await;
     until_events(&platform, 3).await;
     running.stop().await.unwrap();
-    assert_eq!(platform.short()[1..], ["u 1,1,UNAVAILABLE", "d 1,NULL,NULL"]);
+    assert_eq!(
+        platform.short()[1..],
+        ["u 1,1,UNAVAILABLE", "d 1,NULL,NULL"]
+    );
 }
 
 #[tokio::test]

@@ -30,16 +30,18 @@ async fn truncate_deletes_every_live_key_and_nothing_else() {
     assert_eq!(platform.table("p.public.t"), ["1"]);
     assert_eq!(platform.table("p.public.other"), ["1"]);
     let events = platform.events();
-    let tombstones = events.iter().filter(|event| event.op == "tombstone").count();
+    let tombstones = events
+        .iter()
+        .filter(|event| event.op == "tombstone")
+        .count();
     assert_eq!(tombstones, 6, "each delete has its tombstone");
 }
 
 #[tokio::test]
 async fn truncate_sees_what_its_own_transaction_wrote_before() {
-    let database = Database::create(
-        "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2);",
-    )
-    .await;
+    let database =
+        Database::create("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2);")
+            .await;
     let platform = Platform::default();
     let running = Running::start(&database, &platform, &[]).await;
     until_events(&platform, 2).await;
@@ -56,7 +58,10 @@ async fn truncate_sees_what_its_own_transaction_wrote_before() {
         ["r 1", "r 2", "d 1", "c 3", "d 2", "d 3", "c 4"]
     );
     let events = platform.events();
-    let of_truncation: Vec<_> = events.iter().filter(|event| event.batch == events.last().unwrap().batch).collect();
+    let of_truncation: Vec<_> = events
+        .iter()
+        .filter(|event| event.batch == events.last().unwrap().batch)
+        .collect();
     assert_eq!(of_truncation.len(), 8, "the transaction is whole");
 }
 
