@@ -170,9 +170,8 @@ fn numeric(value: &Numeric<'_>, out: &mut Vec<u8>) -> Result<(), Misfit> {
     // Now least significant first. Zeros at the end are not stored; zeros at the front do not occur.
     let zeros = groups.iter().take_while(|group| **group == 0).count();
     let kept = groups.get(zeros..).unwrap_or_default();
-    let weight = i64::try_from(groups.len()).map_err(|_| Misfit::Range)?
-        - i64::from(fraction_groups)
-        - 1;
+    let weight =
+        i64::try_from(groups.len()).map_err(|_| Misfit::Range)? - i64::from(fraction_groups) - 1;
     let weight = if kept.is_empty() { 0 } else { weight };
     let sign = if is_negative { NEGATIVE } else { POSITIVE };
     let count = i16::try_from(kept.len()).map_err(|_| Misfit::Range)?;
@@ -271,7 +270,10 @@ mod tests {
         assert_eq!(digits(-1, 5), (-2, NEGATIVE, 5, vec![1000]));
         assert_eq!(digits(12, -2), (0, POSITIVE, 0, vec![1200]));
         assert_eq!(digits(10_000, 0), (1, POSITIVE, 0, vec![1]));
-        assert_eq!(digits(123_456_789, 0), (2, POSITIVE, 0, vec![1, 2345, 6789]));
+        assert_eq!(
+            digits(123_456_789, 0),
+            (2, POSITIVE, 0, vec![1, 2345, 6789])
+        );
     }
 
     #[test]

@@ -48,11 +48,16 @@ impl Changes {
         if !row.iter().any(is_unavailable) {
             return self.upserts.push(target, row);
         }
-        let known: Vec<usize> = (0..row.len()).filter(|i| !is_unavailable(&row[*i])).collect();
+        let known: Vec<usize> = (0..row.len())
+            .filter(|i| !is_unavailable(&row[*i]))
+            .collect();
         if !self.key.iter().all(|index| known.contains(index)) {
             return Err(target.misfit(self.key[0], Misfit::Kind));
         }
-        let found = self.partial.iter().position(|(columns, _)| *columns == known);
+        let found = self
+            .partial
+            .iter()
+            .position(|(columns, _)| *columns == known);
         let found = found.unwrap_or_else(|| {
             let rows = Rows::new(target.columns(), &known);
             self.partial.push((known, rows));

@@ -222,7 +222,8 @@ impl DatabaseError {
     fn from_client(error: &tokio_postgres::Error) -> Self {
         let mut message = error.to_string();
         let mut refused = None;
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
+        let mut cause: Option<&(dyn std::error::Error + 'static)> =
+            std::error::Error::source(error);
         while let Some(error) = cause {
             let text = error.to_string();
             if !message.ends_with(&text) {

@@ -89,7 +89,10 @@ pub(super) fn plan(
             Found::WithRows => Err(Refusal::NotEmpty),
         };
     }
-    if let Some(other) = stored.iter().find(|s| !is_same_input(&s.topic, &input.topic)) {
+    if let Some(other) = stored
+        .iter()
+        .find(|s| !is_same_input(&s.topic, &input.topic))
+    {
         return Err(Refusal::Taken(other.topic.clone()));
     }
     let is_other_topic = stored
@@ -105,7 +108,10 @@ pub(super) fn plan(
         return Ok(Plan::Rebuild);
     }
     Ok(Plan::Continue(
-        stored.iter().map(|s| (s.partition, s.next_offset)).collect(),
+        stored
+            .iter()
+            .map(|s| (s.partition, s.next_offset))
+            .collect(),
     ))
 }
 
@@ -219,10 +225,7 @@ pub(super) async fn stored(client: &Client, target: &TableId) -> Result<Vec<Stor
 
 /// Ends the sessions of former owners and waits until they are gone: only then it is certain that
 /// none of their transactions is still to be committed, and their locks are free.
-pub(super) async fn terminate_predecessors(
-    client: &Client,
-    target: &TableId,
-) -> Result<(), Error> {
+pub(super) async fn terminate_predecessors(client: &Client, target: &TableId) -> Result<(), Error> {
     const ATTEMPTS: u32 = 100;
     const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
     let sql = format!(
@@ -311,7 +314,10 @@ mod tests {
         let other_generation = [stored("hutong.view.v.g1", "id", 0)];
         let other_id = [stored("hutong.view.v.g2", "other", 0)];
         let same = [stored("hutong.view.v.g2", "id", 0)];
-        assert_eq!(decide(&other_generation, Found::WithRows, None), Ok(Plan::Rebuild));
+        assert_eq!(
+            decide(&other_generation, Found::WithRows, None),
+            Ok(Plan::Rebuild)
+        );
         assert_eq!(decide(&other_id, Found::WithRows, None), Ok(Plan::Rebuild));
         assert_eq!(decide(&same, Found::Missing, None), Ok(Plan::Rebuild));
     }

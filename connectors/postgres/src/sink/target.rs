@@ -33,7 +33,9 @@ impl Target {
         let position = |field: &FieldInfo| columns.iter().position(|c| c.name == field.name);
         let key = key
             .iter()
-            .map(|field| position(field).expect("each key field is in the row or was put before it"))
+            .map(|field| {
+                position(field).expect("each key field is in the row or was put before it")
+            })
             .collect();
         Ok(Self {
             table,
@@ -127,11 +129,17 @@ impl Target {
             .collect();
         let key: Vec<_> = self.key_names().map(quote).collect();
         columns.push(format!("PRIMARY KEY ({})", key.join(", ")));
-        format!("CREATE TABLE {} ({})", qualified(&self.table), columns.join(", "))
+        format!(
+            "CREATE TABLE {} ({})",
+            qualified(&self.table),
+            columns.join(", ")
+        )
     }
 
     pub(super) fn key_names(&self) -> impl Iterator<Item = &str> {
-        self.key.iter().map(|index| self.columns[*index].name.as_str())
+        self.key
+            .iter()
+            .map(|index| self.columns[*index].name.as_str())
     }
 
     /// Compares with the table that is there.
@@ -293,12 +301,14 @@ mod tests {
         Existing {
             columns: columns
                 .iter()
-                .map(|(name, format_type, not_null, has_default)| ExistingColumn {
-                    name: (*name).to_owned(),
-                    format_type: (*format_type).to_owned(),
-                    not_null: *not_null,
-                    has_default: *has_default,
-                })
+                .map(
+                    |(name, format_type, not_null, has_default)| ExistingColumn {
+                        name: (*name).to_owned(),
+                        format_type: (*format_type).to_owned(),
+                        not_null: *not_null,
+                        has_default: *has_default,
+                    },
+                )
                 .collect(),
             unique_keys: vec![key.iter().map(|name| (*name).to_owned()).collect()],
         }

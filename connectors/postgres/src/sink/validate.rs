@@ -6,13 +6,12 @@ use hutong_connectors_core::secret::Secret;
 use hutong_schemas::class::Classified;
 
 use super::error::{DatabaseError, Error};
-use super::{Sink, SessionSettings, catalogue};
+use super::{SessionSettings, Sink, catalogue};
 
 /// Connects and returns what would keep the sink from working: no way in, a read-only database, a
-/// missing schema, a missing right. An empty password is none.
-pub async fn validate(config: Config, password: Secret) -> Vec<PropertyError> {
-    let password = Some(&password).filter(|password| !password.reveal().is_empty());
-    let sink = match Sink::open(&config, password, SessionSettings::default()).await {
+/// missing schema, a missing right.
+pub async fn validate(config: &Config, password: Option<&Secret>) -> Vec<PropertyError> {
+    let sink = match Sink::open(config, password, SessionSettings::default()).await {
         Ok(sink) => sink,
         Err(error) => return vec![PropertyError::new(property_of(&error), with_hint(&error))],
     };

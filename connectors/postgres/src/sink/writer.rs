@@ -281,7 +281,10 @@ async fn execute(
     doing: &'static str,
     sql: &str,
 ) -> Result<(), Error> {
-    client.batch_execute(sql).await.map_err(failed(table, doing))
+    client
+        .batch_execute(sql)
+        .await
+        .map_err(failed(table, doing))
 }
 
 impl Writer {
@@ -363,7 +366,8 @@ impl Writer {
         self.write(partition, changes, next_offset, read_up_to_ms)
             .await?;
         if !self.rebuild_ends.is_empty() {
-            self.advance_rebuild(partition, changes, next_offset).await?;
+            self.advance_rebuild(partition, changes, next_offset)
+                .await?;
         }
         self.commit().await?;
         #[cfg(debug_assertions)]
@@ -545,7 +549,9 @@ impl Writer {
         })?;
         #[cfg(debug_assertions)]
         if fault == Some(faults::Fault::LoseAnswer) {
-            return Err(unknown(DatabaseError::text("connection closed by a script")));
+            return Err(unknown(DatabaseError::text(
+                "connection closed by a script",
+            )));
         }
         tracing::trace!(connector = self.connector, "committed");
         Ok(())

@@ -70,7 +70,9 @@ async fn a_zombie_whose_session_was_ended_asks_for_a_new_start_and_writes_nothin
     apply(&mut zombie, &[(1, "one")], &[], 5).await.unwrap();
     let (_successor, starts) = subscriber.writer("a").await;
     assert_eq!(starts, [StartOffset::At(5)]);
-    let error = apply(&mut zombie, &[(1, "late")], &[], 9).await.unwrap_err();
+    let error = apply(&mut zombie, &[(1, "late")], &[], 9)
+        .await
+        .unwrap_err();
     assert_eq!(error.class(), Class::Transient, "{error}");
     assert_eq!(subscriber.names().await, ["1 one"]);
     subscriber.drop_database().await;
@@ -108,7 +110,10 @@ async fn a_lost_answer_is_answered_by_the_stored_position() {
     let (mut writer, _) = subscriber.writer(&name).await;
     arm(&name, Fault::LoseAnswer);
     let error = apply(&mut writer, &[(1, "one")], &[], 5).await.unwrap_err();
-    assert!(matches!(error, Error::CommitOutcomeUnknown { .. }), "{error}");
+    assert!(
+        matches!(error, Error::CommitOutcomeUnknown { .. }),
+        "{error}"
+    );
     assert_eq!(error.class(), Class::Transient);
     drop(writer);
     let (_writer, starts) = subscriber.writer(&name).await;
@@ -129,7 +134,10 @@ async fn an_answer_that_is_lost_on_the_wire_leaves_what_the_position_says() {
     apply(&mut writer, &[(1, "one")], &[], 5).await.unwrap();
     armed.store(true, Ordering::SeqCst);
     let error = apply(&mut writer, &[(2, "two")], &[], 9).await.unwrap_err();
-    assert!(matches!(error, Error::CommitOutcomeUnknown { .. }), "{error}");
+    assert!(
+        matches!(error, Error::CommitOutcomeUnknown { .. }),
+        "{error}"
+    );
     drop(writer);
     let (_writer, starts) = subscriber.writer("wire").await;
     assert_eq!(starts, [StartOffset::At(9)]);

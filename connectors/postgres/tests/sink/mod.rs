@@ -177,7 +177,9 @@ fn rows(target: &Target, upserts: &[(i64, &str)], deletes: &[i64]) -> Changes {
         changes.upsert(target, &row).unwrap();
     }
     for id in deletes {
-        changes.delete(target, &[Cell::Int(*id), Cell::Null]).unwrap();
+        changes
+            .delete(target, &[Cell::Int(*id), Cell::Null])
+            .unwrap();
     }
     changes
 }
@@ -197,8 +199,12 @@ async fn a_table_is_created_written_and_goes_on_where_it_was() {
     let subscriber = Subscriber::new().await;
     let (mut writer, starts) = subscriber.writer("a").await;
     assert_eq!(starts, [StartOffset::Earliest]);
-    apply(&mut writer, &[(1, "one"), (2, "two")], &[], 5).await.unwrap();
-    apply(&mut writer, &[(2, "zwei"), (3, "drei")], &[1], 9).await.unwrap();
+    apply(&mut writer, &[(1, "one"), (2, "two")], &[], 5)
+        .await
+        .unwrap();
+    apply(&mut writer, &[(2, "zwei"), (3, "drei")], &[1], 9)
+        .await
+        .unwrap();
     assert_eq!(subscriber.names().await, ["2 zwei", "3 drei"]);
     drop(writer);
     let (_writer, starts) = subscriber.writer("a").await;
@@ -239,11 +245,16 @@ async fn a_nullable_column_is_added_when_the_schema_gains_one() {
 async fn an_emptied_table_has_no_rows_and_no_position_and_its_former_owner_cannot_write() {
     let subscriber = Subscriber::new().await;
     let (mut writer, _) = subscriber.writer("a").await;
-    apply(&mut writer, &[(1, "one"), (2, "two")], &[], 5).await.unwrap();
+    apply(&mut writer, &[(1, "one"), (2, "two")], &[], 5)
+        .await
+        .unwrap();
     let mut sink = subscriber.sink("a").await;
     let emptied = sink.empty(&table(), "hutong.view.v.g1").await.unwrap();
     assert_eq!(emptied, Some(2));
-    assert_eq!(sink.empty(&table(), "hutong.view.v.g1").await.unwrap(), None);
+    assert_eq!(
+        sink.empty(&table(), "hutong.view.v.g1").await.unwrap(),
+        None
+    );
     assert!(apply(&mut writer, &[(3, "three")], &[], 6).await.is_err());
     assert!(subscriber.names().await.is_empty());
     let (_writer, starts) = subscriber.writer("a").await;

@@ -8,7 +8,14 @@ const STALE: &str = "UPDATE hutong_position SET read_up_to = now() - interval '1
 async fn a_reader_that_was_away_for_too_long_reads_everything_again_and_deletes_what_is_gone() {
     let subscriber = Subscriber::new().await;
     let (mut writer, _) = subscriber.writer("a").await;
-    apply(&mut writer, &[(1, "one"), (2, "two"), (3, "three")], &[], 60).await.unwrap();
+    apply(
+        &mut writer,
+        &[(1, "one"), (2, "two"), (3, "three")],
+        &[],
+        60,
+    )
+    .await
+    .unwrap();
     drop(writer);
     subscriber.execute(STALE).await;
     let (mut writer, starts) = subscriber.writer("a").await;
@@ -37,7 +44,9 @@ async fn a_reader_that_was_away_for_too_long_reads_everything_again_and_deletes_
 async fn a_new_generation_is_taken_into_the_same_table_without_emptying_it() {
     let subscriber = Subscriber::new().await;
     let (mut writer, _) = subscriber.writer("a").await;
-    apply(&mut writer, &[(1, "one"), (2, "two")], &[], 60).await.unwrap();
+    apply(&mut writer, &[(1, "one"), (2, "two")], &[], 60)
+        .await
+        .unwrap();
     drop(writer);
     let next = Input {
         topic: "hutong.view.v.g2".to_owned(),

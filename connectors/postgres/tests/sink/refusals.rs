@@ -1,7 +1,6 @@
 //! What a subscriber's database refuses, and what the user then reads.
 
 use hutong_connectors_core::ErrorReport;
-use hutong_connectors_core::secret::Secret;
 use hutong_connectors_postgres::sink::validate;
 use hutong_schemas::class::{Class, Classified};
 
@@ -59,10 +58,16 @@ async fn a_read_only_database_is_transient_and_says_so() {
         subscriber.database
     );
     subscriber.execute(&sql).await;
-    let error = subscriber.assign("a", target(), &input()).await.unwrap_err();
-    let parts = ["read-only transaction (SQLSTATE 25006)", "database is read-only"];
+    let error = subscriber
+        .assign("a", target(), &input())
+        .await
+        .unwrap_err();
+    let parts = [
+        "read-only transaction (SQLSTATE 25006)",
+        "database is read-only",
+    ];
     check(&error, Class::Transient, &parts);
-    let mistakes = validate(subscriber.config("a", &[]), Secret::new("")).await;
+    let mistakes = validate(&subscriber.config("a", &[]), None).await;
     assert_eq!(mistakes.len(), 1, "{mistakes:?}");
     assert!(mistakes[0].message.contains("read-only"), "{mistakes:?}");
     subscriber.drop_database().await;
@@ -74,7 +79,10 @@ async fn an_incompatible_table_is_refused_with_every_column_and_both_types() {
     subscriber
         .execute("CREATE TABLE t (id bigint, name integer, PRIMARY KEY (name))")
         .await;
-    let error = subscriber.assign("a", target(), &input()).await.unwrap_err();
+    let error = subscriber
+        .assign("a", target(), &input())
+        .await
+        .unwrap_err();
     let parts = [
         "table public.t cannot take the rows",
         "column name is integer, it must be character varying(20)",
@@ -91,8 +99,15 @@ async fn a_table_with_rows_of_somebody_else_is_refused_and_left_alone() {
     subscriber
         .execute("CREATE TABLE t (id integer PRIMARY KEY, name varchar(20)); INSERT INTO t VALUES (7, 'x')")
         .await;
-    let error = subscriber.assign("a", target(), &input()).await.unwrap_err();
-    check(&error, Class::Definite, &["holds rows already", "TRUNCATE \"public\".\"t\""]);
+    let error = subscriber
+        .assign("a", target(), &input())
+        .await
+        .unwrap_err();
+    check(
+        &error,
+        Class::Definite,
+        &["holds rows already", "TRUNCATE \"public\".\"t\""],
+    );
     assert_eq!(subscriber.names().await, ["7 x"]);
     subscriber.drop_database().await;
 }
@@ -107,7 +122,11 @@ async fn a_table_that_another_input_fills_is_refused() {
         ..input()
     };
     let error = subscriber.assign("b", target(), &other).await.unwrap_err();
-    check(&error, Class::Definite, &["already the target of hutong.view.v.g1"]);
+    check(
+        &error,
+        Class::Definite,
+        &["already the target of hutong.view.v.g1"],
+    );
     subscriber.drop_database().await;
 }
 
@@ -117,7 +136,10 @@ async fn without_schema_evolution_a_missing_table_is_refused_with_the_statement_
     let config = subscriber.config("a", &[("schema.evolution", "none")]);
     let sink = Sink::open(&config, None, SessionSettings::default()).await;
     let assigned = sink.unwrap().assign(target(), &input(), now_ms()).await;
-    let parts = [r#"CREATE TABLE "public"."t" ("id" integer NOT NULL"#, "schema.evolution"];
+    let parts = [
+        r#"CREATE TABLE "public"."t" ("id" integer NOT NULL"#,
+        "schema.evolution",
+    ];
     check(&assigned.unwrap_err(), Class::Definite, &parts);
     subscriber.drop_database().await;
 }
@@ -126,10 +148,20 @@ async fn without_schema_evolution_a_missing_table_is_refused_with_the_statement_
 async fn a_violated_constraint_is_definite_and_its_text_shows_no_row() {
     let subscriber = Subscriber::new().await;
     let (mut writer, _) = subscriber.writer("a").await;
-    subscriber.execute("ALTER TABLE t ADD CONSTRAINT one_name UNIQUE (name)").await;
-    apply(&mut writer, &[(1, "secret-name")], &[], 5).await.unwrap();
-    let error = apply(&mut writer, &[(2, "secret-name")], &[], 9).await.unwrap_err();
-    check(&error, Class::Definite, &["[constraint one_name]", "SQLSTATE 23505"]);
+    subscriber
+        .execute("ALTER TABLE t ADD CONSTRAINT one_name UNIQUE (name)")
+        .await;
+    apply(&mut writer, &[(1, "secret-name")], &[], 5)
+        .await
+        .unwrap();
+    let error = apply(&mut writer, &[(2, "secret-name")], &[], 9)
+        .await
+        .unwrap_err();
+    check(
+        &error,
+        Class::Definite,
+        &["[constraint one_name]", "SQLSTATE 23505"],
+    );
     assert!(!text(&error).contains("secret-name"), "{}", text(&error));
     subscriber.drop_database().await;
 }
@@ -156,7 +188,11 @@ async fn a_check_that_fails_at_the_commit_undoes_rows_and_position() {
         )
         .await;
     let error = apply(&mut writer, &[(1, "x")], &[], 5).await.unwrap_err();
-    check(&error, Class::Definite, &["could not commit into table public.t", "23503"]);
+    check(
+        &error,
+        Class::Definite,
+        &["could not commit into table public.t", "23503"],
+    );
     drop(writer);
     assert!(subscriber.names().await.is_empty());
     assert_eq!(subscriber.next_offset().await, 0);
@@ -167,39 +203,60 @@ async fn a_check_that_fails_at_the_commit_undoes_rows_and_position() {
 async fn what_keeps_a_sink_from_working_is_found_by_validation() {
     let subscriber = Subscriber::new().await;
     let missing = subscriber.config("a", &[("collection.name.format", "nowhere.t")]);
-    let mistakes = validate(missing, Secret::new("")).await;
+    let mistakes = validate(&missing, None).await;
     assert_eq!(mistakes[0].property, "collection.name.format");
-    assert!(mistakes[0].message.contains("CREATE SCHEMA \"nowhere\""), "{mistakes:?}");
+    assert!(
+        mistakes[0].message.contains("CREATE SCHEMA \"nowhere\""),
+        "{mistakes:?}"
+    );
 
     let role = format!("{}_reader", subscriber.database);
     let sql = format!("CREATE ROLE {role} LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC");
     subscriber.execute(&sql).await;
     let powerless = subscriber.config("a", &[("connection.username", &role)]);
-    let mistakes = validate(powerless.clone(), Secret::new("")).await;
+    let mistakes = validate(&powerless, None).await;
     assert_eq!(mistakes[0].property, "connection.username");
-    assert!(mistakes[0].message.contains("GRANT USAGE, CREATE ON SCHEMA"), "{mistakes:?}");
+    assert!(
+        mistakes[0]
+            .message
+            .contains("GRANT USAGE, CREATE ON SCHEMA"),
+        "{mistakes:?}"
+    );
     let sink = Sink::open(&powerless, None, SessionSettings::default()).await;
     let refused = sink.unwrap().assign(target(), &input(), now_ms()).await;
-    check(&refused.unwrap_err(), Class::Definite, &["42501", "GRANT USAGE, CREATE ON SCHEMA"]);
+    check(
+        &refused.unwrap_err(),
+        Class::Definite,
+        &["42501", "GRANT USAGE, CREATE ON SCHEMA"],
+    );
 
     let nobody = subscriber.config("a", &[("connection.username", "nobody_here")]);
-    let mistakes = validate(nobody, Secret::new("")).await;
+    let mistakes = validate(&nobody, None).await;
     assert!(mistakes[0].message.contains("nobody_here"), "{mistakes:?}");
     assert_eq!(mistakes[0].property, "connection.password");
 
     let nowhere = subscriber.config_at("a", 1, &[]);
-    let mistakes = validate(nowhere, Secret::new("")).await;
-    assert!(mistakes[0].message.contains("could not connect to"), "{mistakes:?}");
+    let mistakes = validate(&nowhere, None).await;
+    assert!(
+        mistakes[0].message.contains("could not connect to"),
+        "{mistakes:?}"
+    );
 
-    let plain = subscriber.config("a", &[(
-        "connection.url",
-        &format!(
-            "jdbc:postgresql://{}:{}/{}?sslmode=require",
-            subscriber.host, subscriber.port, subscriber.database
-        ),
-    )]);
-    let mistakes = validate(plain, Secret::new("")).await;
-    assert!(mistakes[0].message.contains("server does not support TLS"), "{mistakes:?}");
+    let plain = subscriber.config(
+        "a",
+        &[(
+            "connection.url",
+            &format!(
+                "jdbc:postgresql://{}:{}/{}?sslmode=require",
+                subscriber.host, subscriber.port, subscriber.database
+            ),
+        )],
+    );
+    let mistakes = validate(&plain, None).await;
+    assert!(
+        mistakes[0].message.contains("server does not support TLS"),
+        "{mistakes:?}"
+    );
     subscriber.execute(&format!("DROP ROLE {role}")).await;
     subscriber.drop_database().await;
 }

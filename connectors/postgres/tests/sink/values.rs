@@ -16,7 +16,9 @@ async fn check(subscriber: &Subscriber, sql_type: SqlType, cases: &[(Cell<'_>, &
     let (mut writer, _) = assigned.unwrap();
     let mut changes = Changes::new(writer.target());
     for (n, (cell, _)) in (0..).zip(cases) {
-        changes.upsert(writer.target(), &[Cell::Int(n), *cell]).unwrap();
+        changes
+            .upsert(writer.target(), &[Cell::Int(n), *cell])
+            .unwrap();
     }
     writer.apply(0, &changes, 1, now_ms()).await.unwrap();
     let column = subscriber
@@ -34,9 +36,8 @@ async fn check(subscriber: &Subscriber, sql_type: SqlType, cases: &[(Cell<'_>, &
     let column: Vec<String> = column.iter().map(|c| c.replace("(6)", "")).collect();
     assert_eq!(column, [declared]);
     for (n, (_, literal)) in (0_i64..).zip(cases) {
-        let sql = format!(
-            "SELECT value::text, ('{literal}'::{sql_type})::text FROM t WHERE n = {n}"
-        );
+        let sql =
+            format!("SELECT value::text, ('{literal}'::{sql_type})::text FROM t WHERE n = {n}");
         let row = subscriber.client.query_one(&sql, &[]).await.unwrap();
         let (found, expected): (Option<String>, Option<String>) = (row.get(0), row.get(1));
         assert_eq!(found, expected, "{sql_type} '{literal}'");
@@ -51,23 +52,78 @@ fn number(unscaled: &[u8], scale: i32) -> Cell<'_> {
 async fn every_type_arrives_exactly() {
     let subscriber = Subscriber::new().await;
     let s = &subscriber;
-    check(s, SqlType::Bool, &[(Cell::Bool(true), "t"), (Cell::Bool(false), "f")]).await;
-    check(s, SqlType::Int2, &[(Cell::Int(-32768), "-32768"), (Cell::Int(32767), "32767")]).await;
-    check(s, SqlType::Int4, &[(Cell::Int(i32::MIN.into()), "-2147483648")]).await;
-    check(s, SqlType::Int8, &[(Cell::Int(i64::MIN), "-9223372036854775808"), (Cell::Int(7), "7")]).await;
+    check(
+        s,
+        SqlType::Bool,
+        &[(Cell::Bool(true), "t"), (Cell::Bool(false), "f")],
+    )
+    .await;
+    check(
+        s,
+        SqlType::Int2,
+        &[(Cell::Int(-32768), "-32768"), (Cell::Int(32767), "32767")],
+    )
+    .await;
+    check(
+        s,
+        SqlType::Int4,
+        &[(Cell::Int(i32::MIN.into()), "-2147483648")],
+    )
+    .await;
+    check(
+        s,
+        SqlType::Int8,
+        &[
+            (Cell::Int(i64::MIN), "-9223372036854775808"),
+            (Cell::Int(7), "7"),
+        ],
+    )
+    .await;
     let floats = [
         (Cell::Float4(1.5e-42), "1.5e-42"),
         (Cell::Float4(f32::NAN), "NaN"),
         (Cell::Float4(f32::NEG_INFINITY), "-Infinity"),
     ];
     check(s, SqlType::Float4, &floats).await;
-    let doubles = [(Cell::Float8(0.1), "0.1"), (Cell::Float8(-0.0), "-0"), (Cell::Float8(f64::MAX), "1.7976931348623157e308")];
+    let doubles = [
+        (Cell::Float8(0.1), "0.1"),
+        (Cell::Float8(-0.0), "-0"),
+        (Cell::Float8(f64::MAX), "1.7976931348623157e308"),
+    ];
     check(s, SqlType::Float8, &doubles).await;
-    check(s, SqlType::Text, &[(Cell::Text(""), ""), (Cell::Text("互通\n\\"), "互通\n\\")]).await;
-    check(s, SqlType::Varchar { length: Some(3) }, &[(Cell::Text("一二三"), "一二三")]).await;
-    check(s, SqlType::Varchar { length: None }, &[(Cell::Text("x "), "x ")]).await;
-    check(s, SqlType::Char { length: 4 }, &[(Cell::Text("ab  "), "ab")]).await;
-    check(s, SqlType::Bytea, &[(Cell::Bytes(&[0, 255, 92]), "\\x00ff5c"), (Cell::Bytes(&[]), "")]).await;
+    check(
+        s,
+        SqlType::Text,
+        &[(Cell::Text(""), ""), (Cell::Text("互通\n\\"), "互通\n\\")],
+    )
+    .await;
+    check(
+        s,
+        SqlType::Varchar { length: Some(3) },
+        &[(Cell::Text("一二三"), "一二三")],
+    )
+    .await;
+    check(
+        s,
+        SqlType::Varchar { length: None },
+        &[(Cell::Text("x "), "x ")],
+    )
+    .await;
+    check(
+        s,
+        SqlType::Char { length: 4 },
+        &[(Cell::Text("ab  "), "ab")],
+    )
+    .await;
+    check(
+        s,
+        SqlType::Bytea,
+        &[
+            (Cell::Bytes(&[0, 255, 92]), "\\x00ff5c"),
+            (Cell::Bytes(&[]), ""),
+        ],
+    )
+    .await;
     let dates = [
         (Cell::Int(0), "1970-01-01"),
         (Cell::Int(-719_528), "0001-01-01 BC"),
@@ -76,23 +132,44 @@ async fn every_type_arrives_exactly() {
         (Cell::Int(NEGATIVE_INFINITY), "-infinity"),
     ];
     check(s, SqlType::Date, &dates).await;
-    let times = [(Cell::Int(86_400_000_000), "24:00:00"), (Cell::Int(1), "00:00:00.000001")];
+    let times = [
+        (Cell::Int(86_400_000_000), "24:00:00"),
+        (Cell::Int(1), "00:00:00.000001"),
+    ];
     check(s, SqlType::Time { precision: 6 }, &times).await;
-    check(s, SqlType::Time { precision: 0 }, &[(Cell::Int(3_600_000_000), "01:00")]).await;
+    check(
+        s,
+        SqlType::Time { precision: 0 },
+        &[(Cell::Int(3_600_000_000), "01:00")],
+    )
+    .await;
     let stamps = [
         (Cell::Int(1), "1970-01-01 00:00:00.000001"),
         (Cell::Int(-1), "1969-12-31 23:59:59.999999"),
         (Cell::Int(POSITIVE_INFINITY), "infinity"),
     ];
     check(s, SqlType::Timestamp { precision: 6 }, &stamps).await;
-    check(s, SqlType::Timestamp { precision: 3 }, &[(Cell::Int(1_000), "1970-01-01 00:00:00.001")]).await;
-    let zoned = [(Cell::Int(0), "1970-01-01 00:00:00+00"), (Cell::Int(NEGATIVE_INFINITY), "-infinity")];
+    check(
+        s,
+        SqlType::Timestamp { precision: 3 },
+        &[(Cell::Int(1_000), "1970-01-01 00:00:00.001")],
+    )
+    .await;
+    let zoned = [
+        (Cell::Int(0), "1970-01-01 00:00:00+00"),
+        (Cell::Int(NEGATIVE_INFINITY), "-infinity"),
+    ];
     check(s, SqlType::Timestamptz { precision: 6 }, &zoned).await;
     let uuid = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
     check(s, SqlType::Uuid, &[(Cell::Text(uuid), uuid)]).await;
     let json = r#"{"b" : 1,  "a":[null]}"#;
     check(s, SqlType::Json, &[(Cell::Text(json), json)]).await;
-    check(s, SqlType::Jsonb, &[(Cell::Text(r#"{"a": [null], "b": 1}"#), json)]).await;
+    check(
+        s,
+        SqlType::Jsonb,
+        &[(Cell::Text(r#"{"a": [null], "b": 1}"#), json)],
+    )
+    .await;
     subscriber.drop_database().await;
 }
 
@@ -101,7 +178,9 @@ async fn a_null_arrives_as_null_among_values() {
     let subscriber = Subscriber::new().await;
     let (mut writer, _) = subscriber.writer("a").await;
     let mut changes = rows(writer.target(), &[(1, "one")], &[]);
-    changes.upsert(writer.target(), &[Cell::Int(2), Cell::Null]).unwrap();
+    changes
+        .upsert(writer.target(), &[Cell::Int(2), Cell::Null])
+        .unwrap();
     writer.apply(0, &changes, 1, now_ms()).await.unwrap();
     assert_eq!(subscriber.names().await, ["1 one", "2 -"]);
     subscriber.drop_database().await;
@@ -135,7 +214,11 @@ async fn exact_numbers_of_any_length_and_scale_arrive_digit_by_digit() {
     for scale in 0..40_usize {
         for bits in [0, 1, 7, 13, 14, 31, 63, 100, 126] {
             let value = random.random::<i128>() >> (127 - bits);
-            kept.push((shortest(value), i32::try_from(scale).unwrap(), decimal(value, scale)));
+            kept.push((
+                shortest(value),
+                i32::try_from(scale).unwrap(),
+                decimal(value, scale),
+            ));
         }
     }
     let cases: Vec<(Cell<'_>, &str)> = kept
@@ -146,17 +229,25 @@ async fn exact_numbers_of_any_length_and_scale_arrive_digit_by_digit() {
     // 40 bytes are beyond every machine integer: 256^39, and its negative.
     let mut large = vec![1];
     large.resize(40, 0);
-    let negative: Vec<u8> = std::iter::once(0xFF).chain(std::iter::repeat_n(0, 39)).collect();
+    let negative: Vec<u8> = std::iter::once(0xFF)
+        .chain(std::iter::repeat_n(0, 39))
+        .collect();
     let sql = "SELECT (256::numeric ^ 39)::numeric(100,0)::text";
     let text = subscriber.texts(sql).await.remove(0);
     let minus = format!("-{text}");
-    let cases = [(number(&large, 0), text.as_str()), (number(&negative, 0), minus.as_str())];
+    let cases = [
+        (number(&large, 0), text.as_str()),
+        (number(&negative, 0), minus.as_str()),
+    ];
     check(&subscriber, SqlType::NumericUnscaled, &cases).await;
     let money = SqlType::Numeric {
         precision: 18,
         scale: 4,
     };
-    let cases = [(number(&[0x04, 0xD2], 4), "0.1234"), (number(&[0xFB, 0x2E], 4), "-0.1234")];
+    let cases = [
+        (number(&[0x04, 0xD2], 4), "0.1234"),
+        (number(&[0xFB, 0x2E], 4), "-0.1234"),
+    ];
     check(&subscriber, money, &cases).await;
     subscriber.drop_database().await;
 }
@@ -197,9 +288,13 @@ async fn names_that_need_quoting_are_names_like_others() {
     let assigned = subscriber.assign("a", target, &input()).await;
     let (mut writer, _) = assigned.unwrap();
     let mut changes = Changes::new(writer.target());
-    changes.upsert(writer.target(), &[Cell::Text("k"), Cell::Int(1)]).unwrap();
+    changes
+        .upsert(writer.target(), &[Cell::Text("k"), Cell::Int(1)])
+        .unwrap();
     writer.apply(0, &changes, 1, now_ms()).await.unwrap();
-    let found = subscriber.texts(r#"SELECT "键 ""x""" || "select" FROM t"#).await;
+    let found = subscriber
+        .texts(r#"SELECT "键 ""x""" || "select" FROM t"#)
+        .await;
     assert_eq!(found, ["k1"]);
     subscriber.drop_database().await;
 }

@@ -1,0 +1,242 @@
+//! What a sink shows of its inputs.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hutong_connectors_core::ErrorReport;
+use hutong_schemas::table::TableId;
+use serde_json::{Value, json};
+
+use super::Input;
+use crate::metrics::Metrics;
+use crate::status::StatusHandle;
+use crate::task::TaskContext;
+
+/// What became of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InputState {
+    /// Its table is kept equal to it. Ends with the attempt, with its grant, or by an error.
+    Live,
+    /// Its grant has ended and its table is empty. Ends with a new version of the task.
+    Emptied,
+    /// A definite error stopped it. Ends with a restart or a new version of the task.
+    Failed,
+}
+
+/// The states of all inputs, written by the lanes and published by the loop.
+#[derive(Debug)]
+pub(super) struct Board {
+    task: String,
+    status: StatusHandle,
+    metrics: Arc<Metrics>,
+    /// A `std` mutex: held for a few assignments, never across an await.
+    entries: Mutex<Vec<Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    topic: String,
+    view: Option<String>,
+    generation: u64,
+    version: u64,
+    table: TableId,
+    state: InputState,
+    rows_applied_total: u64,
+    rows_emptied: Option<u64>,
+    is_rebuilding: bool,
+    latencies: Latencies,
+    /// By partition.
+    partitions: BTreeMap<i32, Offsets>,
+    error: Option<ErrorReport>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Offsets {
+    next: i64,
+    end: i64,
+}
+
+impl Board {
+    pub(super) fn new(ctx: &TaskContext, inputs: &[(Input, TableId)]) -> Self {
+        let entry = |(input, table): &(Input, TableId)| Entry {
+            name: input.name.clone(),
+            topic: input.topic.clone(),
+            view: input.view.clone(),
+            generation: input.generation,
+            version: input.version,
+            table: table.clone(),
+            state: InputState::Live,
+            rows_applied_total: 0,
+            rows_emptied: None,
+            is_rebuilding: false,
+            latencies: Latencies::default(),
+            partitions: BTreeMap::new(),
+            error: None,
+        };
+        Self {
+            task: ctx.task.task.clone(),
+            status: ctx.status.clone(),
+            metrics: Arc::clone(&ctx.metrics),
+            entries: Mutex::new(inputs.iter().map(entry).collect()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn state(&self, index: usize) -> InputState {
+        self.lock()[index].state
+    }
+
+    /// Returns whether every input has failed, so that nothing is left to do.
+    pub(super) fn all_failed(&self) -> bool {
+        let entries = self.lock();
+        entries
+            .iter()
+            .all(|entry| entry.state == InputState::Failed)
+    }
+
+    pub(super) fn emptied(&self, index: usize, rows: u64) {
+        {
+            let mut entries = self.lock();
+            entries[index].state = InputState::Emptied;
+            entries[index].rows_emptied = Some(rows);
+        }
+        self.publish_now();
+    }
+
+    pub(super) fn failed(&self, index: usize, error: ErrorReport) {
+        {
+            let mut entries = self.lock();
+            entries[index].state = InputState::Failed;
+            entries[index].error = Some(error);
+        }
+        self.publish_now();
+    }
+
+    /// Says how far a partition is.
+    pub(super) fn at(&self, index: usize, partition: i32, next: i64, end: i64) {
+        let end = end.max(next);
+        let offsets = Offsets { next, end };
+        self.lock()[index].partitions.insert(partition, offsets);
+    }
+
+    /// Counts a committed batch.
+    pub(super) fn applied(&self, index: usize, rows: usize, latencies_ms: &[u64]) {
+        let rows = u64::try_from(rows).unwrap_or(u64::MAX);
+        let labels = &[self.task.as_str()];
+        self.metrics
+            .sink_rows
+            .with_label_values(labels)
+            .inc_by(rows);
+        let histogram = self.metrics.sink_latency_seconds.with_label_values(labels);
+        if let Some(worst) = latencies_ms.iter().max() {
+            histogram.observe(std::time::Duration::from_millis(*worst).as_secs_f64());
+        }
+        let mut entries = self.lock();
+        entries[index].rows_applied_total += rows;
+        entries[index].latencies.extend(latencies_ms);
+    }
+
+    pub(super) fn rebuilding(&self, index: usize, is_rebuilding: bool) {
+        self.lock()[index].is_rebuilding = is_rebuilding;
+    }
+
+    pub(super) fn publish(&self) {
+        self.status.details(self.details());
+    }
+
+    pub(super) fn publish_now(&self) {
+        self.status.details_now(self.details());
+    }
+
+    fn details(&self) -> Value {
+        let entries = self.lock();
+        let lag: i64 = entries.iter().map(Entry::lag_records).sum();
+        let gauge = &self.metrics.sink_lag_records;
+        gauge.with_label_values(&[&self.task]).set(lag);
+        let inputs: Vec<Value> = entries.iter().map(Entry::to_json).collect();
+        json!({ "inputs": inputs })
+    }
+}
+
+impl Entry {
+    fn lag_records(&self) -> i64 {
+        let lag = |offsets: &Offsets| offsets.end - offsets.next;
+        self.partitions.values().map(lag).sum()
+    }
+
+    fn to_json(&self) -> Value {
+        let partitions = self.partitions.iter().map(|(partition, offsets)| {
+            json!({
+                "partition": partition,
+                "next_offset": offsets.next,
+                "end_offset": offsets.end,
+            })
+        });
+        json!({
+            "name": self.name,
+            "topic": self.topic,
+            "view": self.view,
+            "generation": self.generation,
+            "version": self.version,
+            "table": self.table.to_string(),
+            "state": match self.state {
+                InputState::Live => "live",
+                InputState::Emptied => "emptied",
+                InputState::Failed => "failed",
+            },
+            "rebuilding": self.is_rebuilding,
+            "lag_records": self.lag_records(),
+            "rows_applied_total": self.rows_applied_total,
+            "rows_emptied": self.rows_emptied,
+            "latency_ms_p50": self.latencies.quantile(50),
+            "latency_ms_p99": self.latencies.quantile(99),
+            "partitions": partitions.collect::<Vec<_>>(),
+            "error": self.error,
+        })
+    }
+}
+
+/// The latencies of the newest source transactions, from their commit to the subscriber's.
+#[derive(Debug, Default)]
+struct Latencies {
+    newest_ms: VecDeque<u64>,
+}
+
+/// So many transactions give a 99th percentile that one of them does not decide.
+const LATENCIES_MAX: usize = 2048;
+
+impl Latencies {
+    fn extend(&mut self, latencies_ms: &[u64]) {
+        self.newest_ms.extend(latencies_ms);
+        let surplus = self.newest_ms.len().saturating_sub(LATENCIES_MAX);
+        self.newest_ms.drain(..surplus);
+    }
+
+    /// Returns the smallest latency that so many percent do not exceed.
+    fn quantile(&self, percent: usize) -> Option<u64> {
+        let mut sorted: Vec<u64> = self.newest_ms.iter().copied().collect();
+        sorted.sort_unstable();
+        let rank = (sorted.len() * percent).div_ceil(100);
+        sorted.get(rank.saturating_sub(1)).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Latencies;
+
+    #[test]
+    fn quantiles_are_of_the_newest_latencies() {
+        let mut latencies = Latencies::default();
+        assert_eq!(latencies.quantile(50), None);
+        latencies.extend(&(1..=100).collect::<Vec<u64>>());
+        assert_eq!(latencies.quantile(50), Some(50));
+        assert_eq!(latencies.quantile(99), Some(99));
+        latencies.extend(&vec![7; 5000]);
+        assert_eq!(latencies.quantile(99), Some(7));
+    }
+}
