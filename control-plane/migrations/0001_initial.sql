@@ -68,7 +68,7 @@ create table schema (
 -- One row. An id at or below the highest that was ever issued is never issued again.
 create table schema_id_highest (
     id integer not null,
-    only boolean primary key default true check (only)
+    single boolean primary key default true check (single)
 );
 insert into schema_id_highest (id) values (0);
 

@@ -138,13 +138,14 @@ pub(crate) async fn issue_id(
     if let Some(id) = find().fetch_optional(&mut *db).await? {
         return Ok(id);
     }
-    // The one row is the lock: whoever waited for it sees below what was issued meanwhile.
-    let id: i32 = sqlx::query_scalar("update schema_id_highest set id = id + 1 returning id")
-        .fetch_one(&mut *db)
-        .await?;
+    // The one row is the lock: whoever waited for it finds what was issued meanwhile.
+    sqlx::query("select from schema_id_highest for update").execute(&mut *db).await?;
     if let Some(id) = find().fetch_optional(&mut *db).await? {
         return Ok(id);
     }
+    let id: i32 = sqlx::query_scalar("update schema_id_highest set id = id + 1 returning id")
+        .fetch_one(&mut *db)
+        .await?;
     store_schema(db, id, owner, hash, text).await?;
     let record = SchemaRecord {
         v: VERSION,

@@ -4,10 +4,11 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
-use crate::harness::{Api, Platform, answer, source};
+use crate::harness::{Api, Platform, answer, source, run};
 
-#[tokio::test]
-async fn nothing_but_health_answers_without_a_token() {
+#[test]
+fn nothing_but_health_answers_without_a_token() {
+    run(async {
     let platform = Platform::without_kafka().await;
     for (api, path) in [
         (Api::Connect, "/"),
@@ -34,10 +35,12 @@ async fn nothing_but_health_answers_without_a_token() {
     let challenge = platform.request(Api::Connect, "GET", "/").send().await.unwrap();
     assert!(challenge.headers()["www-authenticate"].to_str().unwrap().starts_with("Basic"));
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn without_kafka_the_apis_serve_and_readiness_says_what_is_missing() {
+#[test]
+fn without_kafka_the_apis_serve_and_readiness_says_what_is_missing() {
+    run(async {
     let platform = Platform::without_kafka().await;
     let ready = answer(platform.request(Api::Platform, "GET", "/readyz")).await;
     assert_eq!(ready.status, 503);
@@ -46,10 +49,12 @@ async fn without_kafka_the_apis_serve_and_readiness_says_what_is_missing() {
     assert!(waiting.contains("tables of location north"), "{waiting}");
     platform.connect("GET", "/connectors", None).await.ok();
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn the_first_start_writes_the_administrators_token_for_its_owner_alone() {
+#[test]
+fn the_first_start_writes_the_administrators_token_for_its_owner_alone() {
+    run(async {
     let mut platform = Platform::without_kafka().await;
     let mode = std::fs::metadata(platform.token_file()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -63,10 +68,12 @@ async fn the_first_start_writes_the_administrators_token_for_its_owner_alone() {
         sqlx::query_scalar("select hash from token").fetch_one(&mut db).await.unwrap();
     assert_eq!(stored.len(), 32, "only the hash is stored");
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn a_revoked_token_of_the_file_is_not_made_valid_again_by_a_start() {
+#[test]
+fn a_revoked_token_of_the_file_is_not_made_valid_again_by_a_start() {
+    run(async {
     let mut platform = Platform::without_kafka().await;
     let other = platform.token("platform", "admin").await;
     let tokens = platform.platform("GET", "/api/v1/tokens", None).await.ok();
@@ -78,10 +85,12 @@ async fn a_revoked_token_of_the_file_is_not_made_valid_again_by_a_start() {
     platform.restart().await;
     platform.connect("GET", "/", None).await.refuses(401, "was revoked");
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn roles_and_owners_bound_what_a_token_may_do() {
+#[test]
+fn roles_and_owners_bound_what_a_token_may_do() {
+    run(async {
     let platform = Platform::without_kafka().await;
     let reader = platform.token("aic", "reader").await;
     let operator = platform.token("aic", "operator").await;
@@ -128,4 +137,5 @@ async fn roles_and_owners_bound_what_a_token_may_do() {
     let metrics = platform.send_as(&admin, Api::Platform, "GET", "/metrics", None).await;
     assert_eq!(metrics.status, 403);
     platform.end().await;
+    });
 }

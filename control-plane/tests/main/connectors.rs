@@ -7,7 +7,7 @@ use hutong_transport::record::{
 };
 use serde_json::{Value, json};
 
-use crate::harness::{Api, Platform, answer, sink, source, until};
+use crate::harness::{Api, Platform, answer, sink, source, until, run};
 
 const SOURCE: &str = "io.debezium.connector.postgresql.PostgresConnector";
 
@@ -21,8 +21,9 @@ fn with(mut config: Value, property: &str, value: Value) -> Value {
     config
 }
 
-#[tokio::test]
-async fn a_connector_is_made_shown_changed_and_listed() {
+#[test]
+fn a_connector_is_made_shown_changed_and_listed() {
+    run(async {
     let platform = Platform::without_kafka().await;
     let made = create(&platform, "aic", source("aic", "aic")).await;
     assert_eq!(made.status, 201);
@@ -52,10 +53,12 @@ async fn a_connector_is_made_shown_changed_and_listed() {
     let tasks = platform.connect("GET", "/connectors/aic/tasks", None).await.ok();
     assert_eq!(tasks[0]["id"], json!({"connector": "aic", "task": 0}));
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn unknown_connectors_are_answered_in_kafka_connects_words() {
+#[test]
+fn unknown_connectors_are_answered_in_kafka_connects_words() {
+    run(async {
     let platform = Platform::without_kafka().await;
     for (method, path, words) in [
         ("GET", "/connectors/none", "Connector none not found"),
@@ -76,10 +79,12 @@ async fn unknown_connectors_are_answered_in_kafka_connects_words() {
     }
     platform.connect("DELETE", "/connectors", None).await.refuses(405, "does not know this method");
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn bad_input_is_refused_with_a_text_that_names_the_field() {
+#[test]
+fn bad_input_is_refused_with_a_text_that_names_the_field() {
+    run(async {
     let platform = Platform::without_kafka().await;
     let malformed = platform
         .request(Api::Connect, "POST", "/connectors")
@@ -120,10 +125,12 @@ async fn bad_input_is_refused_with_a_text_that_names_the_field() {
     create(&platform, "a", view).await.refuses(400, "topics: there is no view \"none\"");
     assert_eq!(platform.connect("GET", "/connectors", None).await.ok(), json!([]));
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn a_second_owner_of_a_prefix_or_slot_is_refused() {
+#[test]
+fn a_second_owner_of_a_prefix_or_slot_is_refused() {
+    run(async {
     let platform = Platform::without_kafka().await;
     create(&platform, "one", source("one", "slot_one")).await.ok();
     let prefix = create(&platform, "two", source("one", "slot_two")).await;
@@ -140,10 +147,12 @@ async fn a_second_owner_of_a_prefix_or_slot_is_refused() {
     let moved = platform.connect("PUT", "/connectors/one/config", Some(moved)).await;
     moved.refuses(400, "hutong.location: cannot be changed from default");
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn plugins_list_their_properties_and_validation_counts_mistakes() {
+#[test]
+fn plugins_list_their_properties_and_validation_counts_mistakes() {
+    run(async {
     let platform = Platform::without_kafka().await;
     let plugins = platform.connect("GET", "/connector-plugins", None).await.ok();
     let classes: Vec<_> = plugins.as_array().unwrap().iter().map(|p| p["class"].clone()).collect();
@@ -162,10 +171,12 @@ async fn plugins_list_their_properties_and_validation_counts_mistakes() {
         configs.iter().find(|c| c["definition"]["name"] == "database.password").unwrap();
     assert_eq!(password["value"]["errors"].as_array().unwrap().len(), 1);
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn target_states_versions_and_restarts_reach_the_worker_and_its_status_comes_back() {
+#[test]
+fn target_states_versions_and_restarts_reach_the_worker_and_its_status_comes_back() {
+    run(async {
     let platform = Platform::with_kafka().await;
     platform.ready().await;
     create(&platform, "aic", source("aic", "aic")).await.ok();
@@ -236,10 +247,12 @@ async fn target_states_versions_and_restarts_reach_the_worker_and_its_status_com
     })
     .await;
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn a_deleted_connector_keeps_its_name_and_slot_until_its_worker_has_removed_them() {
+#[test]
+fn a_deleted_connector_keeps_its_name_and_slot_until_its_worker_has_removed_them() {
+    run(async {
     let platform = Platform::with_kafka().await;
     platform.ready().await;
     create(&platform, "aic", source("aic", "aic")).await.ok();
@@ -266,10 +279,12 @@ async fn a_deleted_connector_keeps_its_name_and_slot_until_its_worker_has_remove
     let state = &status["connector"]["state"];
     assert_eq!(state, "UNASSIGNED", "what was reported of the former task does not count");
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn validation_asks_a_worker_at_the_location_and_shows_its_answer() {
+#[test]
+fn validation_asks_a_worker_at_the_location_and_shows_its_answer() {
+    run(async {
     let platform = Platform::with_kafka().await;
     platform.ready().await;
     let path = format!("/connector-plugins/{SOURCE}/config/validate");
@@ -309,10 +324,12 @@ async fn validation_asks_a_worker_at_the_location_and_shows_its_answer() {
     })
     .await;
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn a_location_that_does_not_answer_is_said_so_within_ten_seconds() {
+#[test]
+fn a_location_that_does_not_answer_is_said_so_within_ten_seconds() {
+    run(async {
     let platform = Platform::without_kafka().await;
     let path = format!("/connector-plugins/{SOURCE}/config/validate");
     let begun = std::time::Instant::now();
@@ -321,4 +338,5 @@ async fn a_location_that_does_not_answer_is_said_so_within_ten_seconds() {
     assert_eq!(found["error_count"], 1);
     assert!(found.to_string().contains("location \\\"default\\\" did not answer within 10 s"), "{found}");
     platform.end().await;
+    });
 }

@@ -3,10 +3,11 @@
 use hutong_transport::record::{Record, SchemaRecord, TargetState, TaskKind, TaskRecord, task_key};
 use serde_json::json;
 
-use crate::harness::{Platform, source, until};
+use crate::harness::{Platform, source, until, run};
 
-#[tokio::test]
-async fn a_crash_between_commit_and_mark_publishes_twice_and_loses_nothing() {
+#[test]
+fn a_crash_between_commit_and_mark_publishes_twice_and_loses_nothing() {
+    run(async {
     let mut platform = Platform::with_kafka().await;
     platform.ready().await;
     let body = json!({"name": "aic", "config": source("aic", "aic")});
@@ -37,10 +38,12 @@ async fn a_crash_between_commit_and_mark_publishes_twice_and_loses_nothing() {
     let last = platform.task_where("aic-0", |_| true).await;
     assert_eq!(last.config["properties"]["slot.name"], "aic");
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn what_is_accepted_while_nobody_publishes_is_published_later_in_order() {
+#[test]
+fn what_is_accepted_while_nobody_publishes_is_published_later_in_order() {
+    run(async {
     let mut platform = Platform::with_kafka().await;
     platform.ready().await;
     // Another leader, which publishes nothing.
@@ -69,10 +72,12 @@ async fn what_is_accepted_while_nobody_publishes_is_published_later_in_order() {
         .collect();
     assert_eq!(versions, [1, 2, 3, 4, 5, 6, 7]);
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn a_store_restored_from_a_backup_rises_above_what_the_topics_hold() {
+#[test]
+fn a_store_restored_from_a_backup_rises_above_what_the_topics_hold() {
+    run(async {
     let mut platform = Platform::with_kafka().await;
     platform.ready().await;
     let body = json!({"name": "aic", "config": source("aic", "aic")});
@@ -119,4 +124,5 @@ async fn a_store_restored_from_a_backup_rises_above_what_the_topics_hold() {
     let next = platform.registry("POST", "/subjects/t/versions", Some(schema)).await.ok();
     assert_eq!(next, json!({"id": 501}), "an id at or below the highest is never issued again");
     platform.end().await;
+    });
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Api, Platform, answer, source};
+use crate::harness::{Answer, Api, Platform, answer, source, run};
 
 fn record(fields: &str) -> Value {
     let schema = format!(r#"{{"type":"record","name":"R","namespace":"n","fields":[{fields}]}}"#);
@@ -18,8 +18,9 @@ async fn post(platform: &Platform, path: &str, body: Value) -> Answer {
     platform.registry("POST", path, Some(body)).await
 }
 
-#[tokio::test]
-async fn a_schema_is_registered_found_and_listed() {
+#[test]
+fn a_schema_is_registered_found_and_listed() {
+    run(async {
     let platform = Platform::without_kafka().await;
     assert_eq!(platform.registry("GET", "/", None).await.ok(), json!({}));
     let first = post(&platform, "/subjects/t-value/versions", record(ID)).await;
@@ -54,10 +55,12 @@ async fn a_schema_is_registered_found_and_listed() {
     let found = post(&platform, "/subjects/t-value", record(ID)).await.ok();
     assert_eq!((&found["version"], &found["id"]), (&json!(1), &json!(1)));
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn refusals_carry_the_codes_that_clients_know() {
+#[test]
+fn refusals_carry_the_codes_that_clients_know() {
+    run(async {
     let platform = Platform::without_kafka().await;
     post(&platform, "/subjects/t/versions", record(ID)).await.ok();
     let get = async |path: &str| platform.registry("GET", path, None).await;
@@ -88,10 +91,12 @@ async fn refusals_carry_the_codes_that_clients_know() {
     malformed.refuses(400, "malformed JSON");
     assert_eq!(malformed.content_type, "application/vnd.schemaregistry.v1+json");
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn an_incompatible_schema_is_refused_by_the_level_in_force() {
+#[test]
+fn an_incompatible_schema_is_refused_by_the_level_in_force() {
+    run(async {
     let platform = Platform::without_kafka().await;
     post(&platform, "/subjects/t/versions", record(ID)).await.ok();
     let level = platform.registry("GET", "/config", None).await.ok();
@@ -120,10 +125,12 @@ async fn an_incompatible_schema_is_refused_by_the_level_in_force() {
     let fallback = platform.registry("GET", "/config/t?defaultToGlobal=true", None).await.ok();
     assert_eq!(fallback, json!({"compatibilityLevel": "BACKWARD"}));
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn deletion_is_soft_and_neither_ids_nor_versions_return() {
+#[test]
+fn deletion_is_soft_and_neither_ids_nor_versions_return() {
+    run(async {
     let platform = Platform::without_kafka().await;
     post(&platform, "/subjects/t/versions", record(ID)).await.ok();
     post(&platform, "/subjects/t/versions", record(ID_AND_NOTE)).await.ok();
@@ -140,10 +147,12 @@ async fn deletion_is_soft_and_neither_ids_nor_versions_return() {
     assert_eq!(again, json!({"id": 1}), "the same schema keeps its id");
     assert_eq!(platform.registry("GET", "/subjects/t/versions", None).await.ok(), json!([3]));
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn an_organisation_finds_only_its_own_subjects_and_ids() {
+#[test]
+fn an_organisation_finds_only_its_own_subjects_and_ids() {
+    run(async {
     let platform = Platform::without_kafka().await;
     let aic = platform.token("aic", "operator").await;
     let qts = platform.token("qts", "operator").await;
@@ -171,10 +180,12 @@ async fn an_organisation_finds_only_its_own_subjects_and_ids() {
     let global = platform.send_as(&aic, Api::Registry, "PUT", "/config", Some(global)).await;
     assert_eq!(global.status, 403);
     platform.end().await;
+    });
 }
 
-#[tokio::test]
-async fn registering_at_once_from_many_sides_yields_one_id_and_no_gap() {
+#[test]
+fn registering_at_once_from_many_sides_yields_one_id_and_no_gap() {
+    run(async {
     let platform = Platform::without_kafka().await;
     let mut posts = tokio::task::JoinSet::new();
     for n in 0..12 {
@@ -189,4 +200,5 @@ async fn registering_at_once_from_many_sides_yields_one_id_and_no_gap() {
     let next = post(&platform, "/subjects/other/versions", record(ID_AND_NOTE)).await.ok();
     assert_eq!(next, json!({"id": 2}));
     platform.end().await;
+    });
 }

@@ -7,7 +7,7 @@ use hutong_transport::admin::Admin;
 use hutong_transport::record::{TableRecord, TaskKind, TaskRecord, TaskState};
 use serde_json::{Value, json};
 
-use crate::harness::{Api, Platform, sink, source, until};
+use crate::harness::{Api, Platform, sink, source, until, run};
 
 fn column(name: &str, attnum: i16, sql_type: SqlType) -> Column {
     Column {
@@ -103,8 +103,9 @@ fn processor(task: &TaskRecord, state: &str, rows: u64) -> Value {
     })
 }
 
-#[tokio::test]
-async fn a_view_is_computed_registered_and_shown_to_those_concerned() {
+#[test]
+fn a_view_is_computed_registered_and_shown_to_those_concerned() {
+    run(async {
     let (platform, aic, topic) = with_table().await;
     let made = post(&platform, &aic, document(&topic)).await;
     assert_eq!(made.status, 201, "{made:?}");
@@ -164,10 +165,12 @@ async fn a_view_is_computed_registered_and_shown_to_those_concerned() {
     let other = platform.platform("GET", "/api/v1/views?table=public.other", None).await.ok();
     assert_eq!(other, json!([]));
     end(platform, &[&topic, &own]).await;
+    });
 }
 
-#[tokio::test]
-async fn mistakes_in_a_view_are_refused_when_it_is_saved() {
+#[test]
+fn mistakes_in_a_view_are_refused_when_it_is_saved() {
+    run(async {
     let (platform, aic, topic) = with_table().await;
     let change = |field: &str, value: Value| {
         let mut document = document(&topic);
@@ -196,10 +199,12 @@ async fn mistakes_in_a_view_are_refused_when_it_is_saved() {
     post(&platform, &reader, document(&topic)).await.refuses(403, "role operator is needed");
     assert_eq!(platform.platform("GET", "/api/v1/views", None).await.ok(), json!([]));
     end(platform, &[&topic]).await;
+    });
 }
 
-#[tokio::test]
-async fn a_revoked_view_is_told_to_all_and_its_topic_goes_when_processors_have_let_go() {
+#[test]
+fn a_revoked_view_is_told_to_all_and_its_topic_goes_when_processors_have_let_go() {
+    run(async {
     let (platform, aic, topic) = with_table().await;
     post(&platform, &aic, document(&topic)).await.ok();
     let own = platform.cluster.view("s03", 1);
@@ -259,10 +264,12 @@ async fn a_revoked_view_is_told_to_all_and_its_topic_goes_when_processors_have_l
     let front = platform.task_where("front-0", live).await;
     assert_eq!(front.config["inputs"][0]["topic"], next.as_str());
     end(platform, &[&topic, &next]).await;
+    });
 }
 
-#[tokio::test]
-async fn a_view_ends_by_itself_and_its_topic_goes_at_the_bound_without_any_worker() {
+#[test]
+fn a_view_ends_by_itself_and_its_topic_goes_at_the_bound_without_any_worker() {
+    run(async {
     let (platform, aic, topic) = with_table().await;
     post(&platform, &aic, document(&topic)).await.ok();
     let own = platform.cluster.view("s03", 1);
@@ -278,4 +285,5 @@ async fn a_view_ends_by_itself_and_its_topic_goes_at_the_bound_without_any_worke
     let topic_now = Admin::new(&platform.kafka).unwrap().topic(&own).await.unwrap();
     assert_eq!(topic_now, None);
     end(platform, &[&topic]).await;
+    });
 }
