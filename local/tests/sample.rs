@@ -13,16 +13,27 @@ async fn the_departments_databases_accept_the_sample_and_four_thousand_transacti
     for department in Department::ALL {
         let database = kit.database(department.database()).await.unwrap();
         let client = database.connect().await.unwrap();
-        departments::create(&client, department, population.rows(department)).await.unwrap();
+        departments::create(&client, department, population.rows(department))
+            .await
+            .unwrap();
         clients.push(client);
     }
     let mut script = Script::new(&population);
     for _ in 0..4000 {
         let transaction = script.next_transaction();
-        let place = Department::ALL.iter().position(|known| *known == transaction.department);
+        let place = Department::ALL
+            .iter()
+            .position(|known| *known == transaction.department);
         let statements = transaction.statements.join(";");
-        let done = clients[place.unwrap()].batch_execute(&format!("BEGIN; {statements}; COMMIT")).await;
-        assert!(done.is_ok(), "{}: {statements}: {}", transaction.event, done.unwrap_err());
+        let done = clients[place.unwrap()]
+            .batch_execute(&format!("BEGIN; {statements}; COMMIT"))
+            .await;
+        assert!(
+            done.is_ok(),
+            "{}: {statements}: {}",
+            transaction.event,
+            done.unwrap_err()
+        );
     }
     for (client, department) in clients.iter().zip(Department::ALL) {
         for table in department.captured_tables() {

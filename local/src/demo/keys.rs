@@ -27,7 +27,7 @@ pub(super) fn row_key_sql(
 
 /// Returns the SQL of the mask HASH of a column.
 pub(super) fn hash_sql(master: &str, share: &str, column: &str) -> String {
-    let key = derive(master, "mask", share, &[column]);
+    let key = derive(master, "hash", share, &[column]);
     hmac_sql(&key, &format!("convert_to({column}::text, 'UTF8')"))
 }
 

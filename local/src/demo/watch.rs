@@ -196,23 +196,24 @@ impl Watch {
         Ok(source)
     }
 
-    /// Returns the status of a connector's task; null while there is none. A failed task ends the
-    /// demo with its message.
+    /// Returns a connector's task with what its worker reports; null while there is none. A failed
+    /// task ends the demo with its message.
     async fn status(&self, connector: &str) -> Result<Value> {
-        let answer = self
-            .api
-            .connect("GET", &format!("/connectors/{connector}/status"), None)
-            .await?;
+        let path = format!("/api/v1/connectors/{connector}");
+        let answer = self.api.platform("GET", &path, None).await?;
         if answer.status == 404 {
             return Ok(Value::Null);
         }
-        let mut status = answer.ok()?;
-        let task = status["tasks"][0].take();
+        let mut about = answer.ok()?;
+        let mut task = about["status"]["tasks"][0].take();
         if task["state"] == "FAILED" {
             bail!(
                 "connector {connector} failed: {}",
                 task["trace"].as_str().unwrap_or("no reason given")
             );
+        }
+        if let Value::Object(task) = &mut task {
+            task.insert("details".to_owned(), about["details"].take());
         }
         Ok(task)
     }
