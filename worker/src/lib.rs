@@ -44,6 +44,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use config::{Config, Mistakes};
+pub use metrics::list as list_of_metrics;
 
 use crate::owned::Owned;
 use crate::ownership::{Ownership, Readiness};

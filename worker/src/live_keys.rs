@@ -99,7 +99,7 @@ impl Pending {
 /// The scratch store. Its files go when the last handle does.
 struct Store {
     keys: Keyspace,
-    database: Database,
+    _database: Database,
 }
 
 impl Store {
@@ -113,7 +113,10 @@ impl Store {
             .temporary(true)
             .open()?;
         let keys = database.keyspace("keys", KeyspaceCreateOptions::default)?;
-        Ok(Self { keys, database })
+        Ok(Self {
+            keys,
+            _database: database,
+        })
     }
 
     fn write(self, pending: Pending) -> Result<Self, fjall::Error> {

@@ -21,13 +21,14 @@ enum Kind {
 
 /// A metric: its name, what it says, its kind and its labels.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Metric {
+struct Metric {
     name: &'static str,
     help: &'static str,
     kind: Kind,
     labels: &'static [&'static str],
 }
 
+/// Makes, of one table, the struct that is counted on and the list that is shown.
 macro_rules! metrics {
     ($($field:ident: $kind:ident $name:literal $labels:tt $help:literal;)*) => {
         /// Every metric of the worker, in the order of the table.
@@ -174,8 +175,8 @@ fn latency_buckets() -> Vec<f64> {
     ]
 }
 
-/// Returns the list that the golden file and the manual hold: one line per metric.
-pub(crate) fn list() -> String {
+/// Returns every metric of a worker, one per line: name, kind, labels, meaning.
+pub fn list() -> String {
     let mut text = String::new();
     for metric in ALL {
         let kind = match metric.kind {

@@ -182,8 +182,9 @@ impl Ownership {
             GroupEvent::Revoked { partitions, done } => {
                 tracing::info!(?partitions, "giving up partitions of the tasks topic");
                 self.give_up(&partitions).await;
-                // The group may have stopped waiting, which it then says by losing them.
-                drop(done.send(()));
+                if done.send(()).is_err() {
+                    tracing::warn!("the group did not wait until the partitions were given up");
+                }
             }
             GroupEvent::Lost { partitions } => {
                 tracing::warn!(?partitions, "lost partitions of the tasks topic");

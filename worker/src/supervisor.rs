@@ -238,7 +238,7 @@ impl Supervisor {
             let step = next_step(&wanted, may_deliver, &phase, Instant::now());
             phase = match step {
                 Step::Start => self.start(&wanted),
-                Step::Stop => self.stop(phase, &mut history).await,
+                Step::Stop => self.stop(phase).await,
                 Step::Show(state) => self.show(&wanted, state).await,
                 Step::Wait => match self.wait(&mut phase, &mut give_up).await {
                     Event::GiveUp => break,
@@ -284,17 +284,16 @@ impl Supervisor {
         })
     }
 
-    /// Ends an attempt because something else is wanted. An error on the way out is looked at like
-    /// any other, so that a last commit that failed is not forgotten.
-    async fn stop(&self, phase: Phase, history: &mut History) -> Phase {
+    /// Ends an attempt because something else is wanted. An error on the way out is counted and
+    /// logged but decides nothing: what was not committed will be done by the next attempt.
+    async fn stop(&self, phase: Phase) -> Phase {
         let Phase::Running(running) = phase else {
             return phase;
         };
         let task = Arc::clone(&running.task);
-        let since = running.since;
         match self.end(running).await {
             Some(Ok(Ended::Ran(Err(error)) | Ended::Deleted(Err(error))) | Err(error)) => {
-                drop(self.decide(&task, since, &error, history));
+                self.count(&task, &error);
                 tracing::warn!(task = task.task, error = error.message, "a task ended with an error when told to stop");
                 Phase::Idle
             }
@@ -423,6 +422,11 @@ impl Supervisor {
         }
     }
 
+    fn count(&self, task: &TaskRecord, error: &TaskError) {
+        let labels = [task.task.as_str(), error.class.as_str()];
+        self.metrics.task_errors.with_label_values(&labels).inc();
+    }
+
     fn wait_phase(&self, after: Duration, task: Arc<TaskRecord>) -> Phase {
         self.metrics.task_restarts.with_label_values(&[&task.task]).inc();
         Phase::Waiting {
@@ -438,8 +442,7 @@ impl Supervisor {
         error: &TaskError,
         history: &mut History,
     ) -> Action {
-        let labels = [task.task.as_str(), error.class.as_str()];
-        self.metrics.task_errors.with_label_values(&labels).inc();
+        self.count(task, error);
         // What the loop did before it said that it works was a start, however long it took.
         let works = self.status.state().0 == TaskState::Running;
         let worked_for = if works { since.elapsed() } else { Duration::ZERO };

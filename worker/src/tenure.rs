@@ -92,7 +92,9 @@ impl Tenure {
 
     /// Stops the task in order and says so.
     pub(crate) async fn give_up(mut self) {
-        drop(self.give_up.send(()));
+        if self.give_up.send(()).is_err() {
+            tracing::error!(task = self.task, "a supervisor ended by itself");
+        }
         if let Err(error) = self.supervisor.finished().await {
             tracing::error!(task = self.task, error = error.message, "a supervisor ended badly");
         }

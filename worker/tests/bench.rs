@@ -150,6 +150,15 @@ impl Bench {
         .await
     }
 
+    /// Waits until a source with one table has left its snapshot behind.
+    pub(crate) async fn streams(&self, task: &TaskRecord) -> StatusRecord {
+        self.status(task, |status| {
+            status.state == TaskState::Running
+                && status.details["tables"][0]["state"] == "streaming"
+        })
+        .await
+    }
+
     pub(crate) async fn answer(&self, request: &str, patience: Duration) -> Option<AnswerRecord> {
         let key = format!("request/{request}");
         let found = self.follow_status(&key, |value| Some(AnswerRecord::decode(value?).unwrap()));
@@ -260,7 +269,7 @@ impl Worker {
 
     /// Stops it in order.
     pub(crate) async fn stop(mut self) {
-        drop(self.stop.take().unwrap().send(()));
+        self.stop.take().unwrap().send(()).expect("the worker has not ended");
         let ended = tokio::time::timeout(PATIENCE, &mut self.running).await;
         ended.expect("the worker stops in time").unwrap().unwrap();
     }

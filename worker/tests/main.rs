@@ -6,4 +6,5 @@
 mod bench;
 mod ownership;
 mod registry;
+mod sink;
 mod source;

@@ -31,7 +31,7 @@ async fn a_task_moves_to_another_worker_when_its_own_dies() {
     let task = database.source("public.person");
     let first = bench.worker("worker-1");
     bench.want(&task).await;
-    let status = bench.state(&task, TaskState::Running).await;
+    let status = bench.streams(&task).await;
     assert_eq!(status.worker_id, "worker-1");
     first.crash().await;
     let began = Instant::now();

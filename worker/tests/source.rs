@@ -28,7 +28,7 @@ async fn a_table_and_its_changes_are_in_the_topic_once_and_the_status_tells() {
     let worker = bench.worker("worker-1");
     bench.want(&task).await;
     let topic = format!("{}.public.person", database.name);
-    bench.state(&task, TaskState::Running).await;
+    bench.streams(&task).await;
     assert_eq!(bench.events_until(&topic, 100).await, expected("Read", 1, 100));
 
     database.sql("INSERT INTO person VALUES (101, 'p101')").await;
@@ -40,9 +40,7 @@ async fn a_table_and_its_changes_are_in_the_topic_once_and_the_status_tells() {
     assert_eq!(events[103], "tombstone");
     assert_eq!(events.len(), 104);
 
-    let status = bench
-        .status(&task, |status| status.details["tables"][0]["state"] == "streaming")
-        .await;
+    let status = bench.streams(&task).await;
     assert_eq!(status.worker_id, "worker-1");
     assert_eq!(status.details["slot"], database.name);
     assert!(status.error.is_none());
@@ -71,7 +69,7 @@ async fn a_worker_that_crashes_comes_back_within_ten_seconds_and_repeats_nothing
     let topic = format!("{}.public.person", database.name);
     let mut worker = bench.worker("worker-1");
     bench.want(&task).await;
-    bench.state(&task, TaskState::Running).await;
+    bench.streams(&task).await;
     for round in 0..4_u32 {
         let client = std::sync::Arc::clone(&database.client);
         let writing = tokio::spawn(async move {
@@ -104,7 +102,7 @@ async fn a_lost_answer_to_a_commit_loses_and_repeats_nothing() {
     let topic = format!("{}.public.person", database.name);
     let worker = bench.worker("worker-1");
     bench.want(&task).await;
-    bench.state(&task, TaskState::Running).await;
+    bench.streams(&task).await;
     for (round, fault) in [Fault::DropAnswer, Fault::FailBeforeCommit].into_iter().enumerate() {
         let round = u32::try_from(round).unwrap();
         let armed = faults::arm(&database.name, fault, 1);
@@ -128,7 +126,7 @@ async fn a_source_is_paused_resumed_and_deleted_with_its_slot() {
     let topic = format!("{}.public.person", database.name);
     let worker = bench.worker("worker-1");
     bench.want(&task).await;
-    bench.state(&task, TaskState::Running).await;
+    bench.streams(&task).await;
     database.sql(&rows(1, 10)).await;
     bench.events_until(&topic, 10).await;
 
