@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::binary::Reader;
 use crate::cell::Cell;
-use crate::codec::{Column, check_length, decode_row};
+use crate::codec::{Column, check_length, decode_image_row, decode_row};
 use crate::form::TypeWriter;
 use crate::json_text::Object;
 use crate::position::SchemaId;
@@ -98,7 +98,23 @@ impl RecordDecoder {
         let (_, body) = wire::split(message)?;
         let mut reader = Reader::new(body);
         decode_row(&self.columns, &mut reader, row)?;
-        reader.finish()
+        Ok(reader.finish()?)
+    }
+
+    /// As [`RecordDecoder::decode`], for a row that was cut out of an event: a value that was
+    /// unavailable there is unavailable here.
+    ///
+    /// # Errors
+    /// As [`RecordDecoder::decode`].
+    pub fn decode_image<'a>(
+        &self,
+        message: &'a [u8],
+        row: &mut Vec<Cell<'a>>,
+    ) -> Result<(), Error> {
+        let (_, body) = wire::split(message)?;
+        let mut reader = Reader::new(body);
+        decode_image_row(&self.columns, &mut reader, row)?;
+        Ok(reader.finish()?)
     }
 }
 

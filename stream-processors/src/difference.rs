@@ -120,7 +120,7 @@ fn fill_row<S: Store>(
         return Ok(None);
     };
     let mut cells = Vec::with_capacity(fields(&decoder.row).len());
-    decoder.row.decode(row, &mut cells).map_err(unreadable)?;
+    decoder.row.decode_image(row, &mut cells).map_err(unreadable)?;
     let row = Row { schema, columns: fields(&decoder.row), cells: &cells };
     view.apply_row(&row, None, effects)?;
     Ok(Some(()))

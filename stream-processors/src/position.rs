@@ -25,6 +25,10 @@ pub struct InputPosition {
     /// Milliseconds since 1970 up to which the input was read: the last record's time, or the clock
     /// where the end was reached.
     pub read_up_to_ms: i64,
+    /// Whether tombstones may have been missed, so that every view must be compared with the rows
+    /// once the end of the input is reached.
+    #[serde(default)]
+    pub must_compare: bool,
 }
 
 /// Where one view of the partition stands.

@@ -97,19 +97,6 @@ pub struct Processor<S> {
     position: InputPosition,
     /// The position as it is after an abort.
     saved: InputPosition,
-    /// Whether views must be compared with the rows once the end of the input was reached.
-    at_end: AtEnd,
-}
-
-/// What is to be done at the end of the input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AtEnd {
-    /// Nothing.
-    Nothing,
-    /// A difference run of every view, after an absence in which tombstones may have gone.
-    Difference,
-    /// It has begun, and is not committed.
-    Begun,
 }
 
 impl<S: Store> Processor<S> {
@@ -130,8 +117,8 @@ impl<S: Store> Processor<S> {
         let had_position = position.is_some();
         let same_topic = position.filter(|position| position.topic_id == topic_id);
         let is_stale = |read_up_to_ms: i64| now_ms.saturating_sub(read_up_to_ms) > stale_after_ms;
-        let difference_at_end = match &same_topic {
-            Some(position) => is_stale(position.read_up_to_ms),
+        let must_compare = match &same_topic {
+            Some(position) => position.must_compare || is_stale(position.read_up_to_ms),
             None => had_position,
         };
         let usable = |stored: &StorePosition| {
@@ -142,13 +129,17 @@ impl<S: Store> Processor<S> {
         if store.position()?.is_some_and(|stored| !usable(&stored)) {
             store.clear_rows()?;
         }
-        let position = same_topic.unwrap_or_else(|| InputPosition {
-            v: VERSION,
-            topic_id: topic_id.to_owned(),
-            next_offset: 0,
-            seq: 0,
-            read_up_to_ms: now_ms,
-        });
+        let position = InputPosition {
+            must_compare,
+            ..same_topic.unwrap_or_else(|| InputPosition {
+                v: VERSION,
+                topic_id: topic_id.to_owned(),
+                next_offset: 0,
+                seq: 0,
+                read_up_to_ms: now_ms,
+                must_compare,
+            })
+        };
         Ok(Self {
             store,
             partition,
@@ -160,7 +151,6 @@ impl<S: Store> Processor<S> {
             pending: Pending::default(),
             saved: position.clone(),
             position,
-            at_end: if difference_at_end { AtEnd::Difference } else { AtEnd::Nothing },
         })
     }
 
@@ -185,7 +175,13 @@ impl<S: Store> Processor<S> {
             self.gone.remove(&task.name);
             let mut view = take_up(task, committed, total, running.is_none());
             let has_ended = view.position.progress.has_ended();
-            let known = running.is_some() || (members_known && positions.contains_key(&view.task.name));
+            // What a suspended view holds may not have been readable when it was suspended.
+            let was_suspended = matches!(
+                view.committed.as_ref().map(|position| &position.progress),
+                Some(Progress::Suspended { .. })
+            );
+            let known = !was_suspended
+                && (running.is_some() || (members_known && positions.contains_key(&view.task.name)));
             if !has_ended && !known {
                 restart_unmarked(&mut view, total);
                 members.push(self.views.len());
@@ -433,8 +429,8 @@ impl<S: Store> Processor<S> {
     /// # Errors
     /// [`Error::Store`].
     pub fn at_end(&mut self) -> Result<(), Error> {
-        if self.at_end == AtEnd::Difference && self.pending.is_empty() {
-            self.at_end = AtEnd::Begun;
+        if self.position.must_compare && self.pending.is_empty() {
+            self.position.must_compare = false;
             let total = self.store.count_rows()?;
             for view in self.views.iter_mut().filter(|view| view.position.progress.applies_changes()) {
                 view.begin_difference(total);
@@ -493,9 +489,6 @@ impl<S: Store> Processor<S> {
         self.store.apply(self.pending.take(), &position)?;
         self.saved = self.position.clone();
         self.gone.clear();
-        if self.at_end == AtEnd::Begun {
-            self.at_end = AtEnd::Nothing;
-        }
         self.views.iter_mut().for_each(View::committed);
         Ok(())
     }
@@ -504,9 +497,6 @@ impl<S: Store> Processor<S> {
     pub fn aborted(&mut self) {
         self.position = self.saved.clone();
         self.pending.clear();
-        if self.at_end == AtEnd::Begun {
-            self.at_end = AtEnd::Difference;
-        }
         self.views.iter_mut().for_each(View::aborted);
     }
 
@@ -526,6 +516,14 @@ impl<S: Store> Processor<S> {
     #[must_use]
     pub fn has_changes(&self) -> bool {
         !self.gone.is_empty() || self.views.iter().any(|view| view.committed.as_ref() != Some(&view.position))
+    }
+
+    /// Suspends a view whose members could not be read. [`Processor::rebuilt`] must then not be
+    /// called: the store may say that it has all members only together with the suspension.
+    pub fn cannot_rebuild(&mut self, view: usize, error: &(impl Classified + 'static)) {
+        let view = &mut self.views[view];
+        view.suspend(error);
+        view.save();
     }
 
     /// Suspends the views that write to a topic, because their output is refused. To be called after

@@ -1,0 +1,227 @@
+//! Random changes, random cuts, aborts, crashes and restarts with whole, stale and lost stores; then
+//! each view's topic must hold the policy applied to the rows, and nothing useless was written.
+
+use std::collections::BTreeMap;
+
+use hutong_policies::ViewTask;
+use hutong_schemas::batch::RecordBatch;
+use hutong_stream_processors::MemoryStore;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+use crate::world::{Kafka, Row, Table, adopt, apply, difference, settle, start, view};
+
+const RUNS: u64 = 150;
+const STEPS: usize = 120;
+
+/// A condition as SQL, and as what it means.
+type Condition = (Option<&'static str>, fn(&Row) -> bool);
+
+const CONDITIONS: [Condition; 4] = [
+    (Some("region LIKE '3707%'"), |row| row.region.as_deref().is_some_and(|region| region.starts_with("3707"))),
+    (Some("amount BETWEEN 2 AND 5 AND name IS NOT NULL"), |row| (2..=5).contains(&row.amount) && row.name.is_some()),
+    (Some("NOT region = '370705'"), |row| row.region.as_deref().is_some_and(|region| region != "370705")),
+    (None, |_| true),
+];
+
+/// A view of the model: its columns, and what they show of a row.
+struct Shape {
+    name: &'static str,
+    columns: &'static [(&'static str, Option<&'static str>)],
+    show: fn(&Row) -> Vec<String>,
+    hides_key: bool,
+}
+
+fn text(value: Option<&String>) -> String {
+    value.map_or_else(|| "NULL".to_owned(), Clone::clone)
+}
+
+const SHAPES: [Shape; 3] = [
+    Shape {
+        name: "clear",
+        columns: &[("id", None), ("name", None)],
+        show: |row| vec![row.id.to_string(), text(row.name.as_ref())],
+        hides_key: false,
+    },
+    Shape {
+        name: "hidden",
+        columns: &[("region", None), ("name", Some("SHOW_LAST 1"))],
+        show: |row| {
+            let masked = row.name.as_ref().map(|name| {
+                let length = name.chars().count();
+                let last: String = name.chars().skip(length.saturating_sub(1)).collect();
+                if length <= 1 { "*".repeat(length) } else { "*".repeat(length - 1) + &last }
+            });
+            vec![text(row.region.as_ref()), text(masked.as_ref())]
+        },
+        hides_key: true,
+    },
+    Shape { name: "keys", columns: &[("id", None)], show: |row| vec![row.id.to_string()], hides_key: false },
+];
+
+#[derive(Clone)]
+struct Wanted {
+    shape: usize,
+    condition: usize,
+    task: ViewTask,
+}
+
+fn wanted(shape: usize, condition: usize, version: u64) -> Wanted {
+    let Shape { name, columns, .. } = SHAPES[shape];
+    Wanted { shape, condition, task: view(name, version, columns, CONDITIONS[condition].0) }
+}
+
+fn random_row(rng: &mut StdRng, id: i64) -> Row {
+    let pick = |rng: &mut StdRng, pool: &[&str]| pool.choose(rng).map(|text| (*text).to_owned());
+    Row {
+        id,
+        region: pick(rng, &["370705", "370702", "110000", ""]).filter(|text| !text.is_empty()),
+        name: pick(rng, &["a", "ab", "cb", "公司", "NULL?"]).filter(|text| text != "NULL?"),
+        amount: rng.random_range(0..8),
+        phone: format!("138{:08}", rng.random_range(0..100)),
+    }
+}
+
+fn check(kafka: &Kafka, table: &Table, views: &[Wanted], seed: u64) {
+    for wanted in views {
+        let Shape { show, hides_key, name, .. } = SHAPES[wanted.shape];
+        let found = kafka.rows(&wanted.task);
+        let visible = table.rows.values().filter(|row| CONDITIONS[wanted.condition].1(row));
+        let mut expected: Vec<Vec<String>> = visible.map(show).collect();
+        let mut rows: Vec<Vec<String>> = found.into_values().map(|mut row| row.split_off(usize::from(hides_key))).collect();
+        expected.sort();
+        rows.sort();
+        assert_eq!(rows, expected, "view {name}, seed {seed}");
+    }
+}
+
+#[test]
+fn a_view_is_its_policy_applied_to_the_rows_whatever_happens() {
+    let seed: u64 = match std::env::var("HUTONG_TEST_SEED") {
+        Ok(text) => text.parse().expect("HUTONG_TEST_SEED is a number"),
+        Err(_) => rand::random(),
+    };
+    println!("HUTONG_TEST_SEED={seed}");
+    for run in 0..RUNS {
+        play(seed.wrapping_add(run));
+    }
+}
+
+fn play(seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let rng = &mut rng;
+    let mut table = Table::new();
+    let mut kafka = Kafka::default();
+    let mut version = 1;
+    let mut views = vec![wanted(0, 0, 1), wanted(1, 1, 1)];
+    let mut old_stores = vec![MemoryStore::default()];
+    let tasks = |views: &[Wanted]| views.iter().map(|wanted| wanted.task.clone()).collect::<Vec<_>>();
+    let mut now_ms = 1_000;
+    let mut processor = start(MemoryStore::default(), &kafka, &table, &tasks(&views), now_ms);
+    for _ in 0..STEPS {
+        now_ms += 10;
+        match rng.random_range(0..20) {
+            // A source transaction.
+            0..8 => {
+                table.begin();
+                for _ in 0..rng.random_range(1..5) {
+                    let id = rng.random_range(0..14);
+                    match rng.random_range(0..10) {
+                        0..7 => table.upsert(random_row(rng, id)),
+                        7..9 => table.delete(id),
+                        // A changed key: the old one goes, the new one comes.
+                        _ => {
+                            if let Some(row) = table.rows.get(&id).cloned() {
+                                table.delete(id);
+                                table.upsert(Row { id: rng.random_range(0..14), ..row });
+                            }
+                        }
+                    }
+                }
+            }
+            // A batch, cut anywhere, that commits; with a crash before the store has it, or not.
+            8..13 => {
+                processor.tick(now_ms).unwrap();
+                if kafka.position.as_ref().is_some_and(|position| position.next_offset == table.end()) {
+                    processor.at_end().unwrap();
+                }
+                let mut out = RecordBatch::default();
+                let next = apply(&mut processor, &table, rng.random_range(0..9), &mut out);
+                let bytes_max = out.buffer.len() + rng.random_range(0..200);
+                difference(&mut processor, &mut out, bytes_max);
+                if rng.random_bool(0.15) {
+                    processor.aborted();
+                    continue;
+                }
+                let positions = processor.positions(next, now_ms);
+                kafka.commit(&out, positions);
+                if rng.random_bool(0.1) {
+                    let store = processor.into_store();
+                    processor = start(store, &kafka, &table, &tasks(&views), now_ms);
+                } else {
+                    processor.committed().unwrap();
+                }
+            }
+            // A restart in the middle of a batch, finding the store as it was, as it once was, or gone.
+            13..16 => {
+                let mut out = RecordBatch::default();
+                apply(&mut processor, &table, rng.random_range(0..5), &mut out);
+                let store = processor.into_store();
+                old_stores.push(store.clone());
+                let found = match rng.random_range(0..3) {
+                    0 => store,
+                    1 => old_stores.choose(rng).unwrap().clone(),
+                    _ => MemoryStore::default(),
+                };
+                processor = start(found, &kafka, &table, &tasks(&views), now_ms);
+            }
+            // A long absence, after which tombstones before the position may be gone too, and a
+            // compaction that may drop them.
+            16 => {
+                let store = processor.into_store();
+                now_ms += 2_000_000;
+                table.compact(rng.random_range(0..=table.end()), true);
+                processor = start(store, &kafka, &table, &tasks(&views), now_ms);
+            }
+            17 => {
+                let position = kafka.position.as_ref().map_or(0, |position| position.next_offset);
+                table.compact(position, false);
+            }
+            // The views change, while running or across a restart.
+            _ => {
+                version += 1;
+                match rng.random_range(0..3) {
+                    0 if views.len() > 1 => {
+                        let gone = views.remove(rng.random_range(0..views.len()));
+                        // Its topic goes too, and one of that name would have another id.
+                        kafka.outputs.remove(&gone.task.topic);
+                        kafka.views.remove(&gone.task.name);
+                    }
+                    1 if views.len() < SHAPES.len() => {
+                        let free: Vec<usize> = (0..SHAPES.len())
+                            .filter(|shape| views.iter().all(|wanted| wanted.shape != *shape))
+                            .collect();
+                        views.push(wanted(*free.choose(rng).unwrap(), rng.random_range(0..CONDITIONS.len()), version));
+                    }
+                    _ => {
+                        let index = rng.random_range(0..views.len());
+                        views[index] = wanted(views[index].shape, rng.random_range(0..CONDITIONS.len()), version);
+                    }
+                }
+                if rng.random_bool(0.5) {
+                    processor.aborted();
+                    adopt(&mut processor, &kafka, &table, &tasks(&views), &BTreeMap::new());
+                } else {
+                    let store = processor.into_store();
+                    processor = start(store, &kafka, &table, &tasks(&views), now_ms);
+                }
+            }
+        }
+    }
+    settle(&mut processor, &mut kafka, &table, now_ms);
+    check(&kafka, &table, &views, seed);
+    let held: u64 = processor.views().iter().map(|view| view.rows()).sum();
+    let there: usize = views.iter().map(|wanted| kafka.rows(&wanted.task).len()).sum();
+    assert_eq!(usize::try_from(held).unwrap(), there, "seed {seed}");
+}
