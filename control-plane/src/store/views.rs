@@ -131,8 +131,8 @@ pub(crate) async fn unsettled(db: &mut PgConnection) -> Result<Vec<View>, Error>
 pub(crate) async fn write(db: &mut PgConnection, view: &View) -> Result<(), Error> {
     sqlx::query(
         "insert into view (name, owner, subscriber, state, document, compiled, source_topic,
-                           location, partitions, version, generation, valid_until_ms, kafka_principal)
-         values ($1, $2, $3, 'live', $4, $5, $6, $7, $8, $9, $10, $11)
+                           location, partitions, version, generation, valid_until_ms, kafka_principal, source_topic_id)
+         values ($1, $2, $3, 'live', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
          on conflict (name) do update set
             owner = excluded.owner, subscriber = excluded.subscriber, state = 'live', reason = null,
             document = excluded.document, compiled = excluded.compiled,
