@@ -1,0 +1,473 @@
+//! Processes are killed at random moments while changes go through; afterwards topics and tables
+//! are compared with the ledger.
+//!
+//! Half of the kills and more fall inside an open transaction, and not by luck: the worker that is
+//! about to commit is held (see `HUTONG_FAULTS` in the transport), then the victim is killed: the
+//! worker itself, its broker or its database. Everything that is killed is started again at once.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use hutong_local::kafka::{self, Kafka};
+use hutong_local::postgres::{self, Postgres};
+use hutong_local::testkit::{Database, OwnServers, PATIENCE, PlatformOptions, until};
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use serde_json::json;
+
+use super::ledger::{self, History, Workload};
+use super::topic;
+use crate::world::{BINARY, World, ensure, texts};
+
+/// Longest time from the end of the workload to equal tables.
+const CATCH_UP: Duration = Duration::from_secs(90);
+
+/// What can be killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    SourceWorker,
+    ProcessorWorker,
+    SinkWorker,
+    ControlPlane,
+    Broker,
+    SourceDatabase,
+    SubscriberDatabase,
+}
+
+const VICTIMS: [Victim; 7] = [
+    Victim::SourceWorker,
+    Victim::ProcessorWorker,
+    Victim::SinkWorker,
+    Victim::ControlPlane,
+    Victim::Broker,
+    Victim::SourceDatabase,
+    Victim::SubscriberDatabase,
+];
+
+impl Victim {
+    /// The fault that holds a transaction in which the victim takes part, and whose.
+    fn held(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::SourceWorker | Self::SourceDatabase | Self::Broker => {
+                Some(("kafka-hold", "source/"))
+            }
+            Self::ProcessorWorker => Some(("kafka-hold", "processor/")),
+            Self::SinkWorker | Self::SubscriberDatabase => Some(("sink-hold", "sink")),
+            Self::ControlPlane => None,
+        }
+    }
+
+    fn worker(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::SourceWorker => Some(("source-worker", "department")),
+            Self::ProcessorWorker => Some(("processor-worker", "center")),
+            Self::SinkWorker => Some(("sink-worker", "subscriber")),
+            Self::ControlPlane | Self::Broker | Self::SourceDatabase | Self::SubscriberDatabase => {
+                None
+            }
+        }
+    }
+}
+
+/// Servers and a platform that this test may kill.
+struct Stand {
+    world: World,
+    kafka: Kafka,
+    source_database: Postgres,
+    subscriber_database: Postgres,
+    faults: PathBuf,
+    _servers: OwnServers,
+}
+
+/// What a run did.
+#[derive(Debug)]
+struct Report {
+    changes: usize,
+    kills: usize,
+    inside_transactions: usize,
+    view_rows: usize,
+}
+
+impl Stand {
+    async fn start(sabotage: Option<&str>) -> Result<Self> {
+        let servers = OwnServers::begin()?;
+        let kafka = servers.kafka("kafka", kafka::Options::default()).await?;
+        // What is committed must survive the kill: fsync may be off, since the machine goes on.
+        let source_database = servers
+            .postgres("source", &postgres::Options::for_tests())
+            .await?;
+        let subscriber_database = servers
+            .postgres("subscriber", &postgres::Options::for_tests())
+            .await?;
+        let department =
+            Database::create_named(&source_database.url("postgres"), "department").await?;
+        let subscriber =
+            Database::create_named(&subscriber_database.url("postgres"), "subscriber").await?;
+        let control =
+            Database::create_named(&subscriber_database.url("postgres"), "control").await?;
+        let faults = servers.run().folder("faults")?;
+        if let Some(sabotage) = sabotage {
+            fs::write(faults.join(sabotage), "")?;
+        }
+        let mut options = PlatformOptions::on(BINARY, "exact", &kafka.bootstrap(), &control.url);
+        options.locations = ["department", "center", "subscriber"]
+            .map(str::to_owned)
+            .to_vec();
+        options
+            .environment
+            .push(("HUTONG_FAULTS".to_owned(), faults.display().to_string()));
+        options
+            .worker
+            .insert("session_timeout".to_owned(), json!("10s"));
+        let mut world = World::on(options, department, subscriber).await?;
+        for victim in VICTIMS {
+            if let Some((name, location)) = victim.worker() {
+                world.platform.start_worker(name, location).await?;
+            }
+        }
+        Ok(Self {
+            world,
+            kafka,
+            source_database,
+            subscriber_database,
+            faults,
+            _servers: servers,
+        })
+    }
+
+    /// Registers the source, three views and their sinks.
+    async fn share(&self) -> Result<()> {
+        ledger::install(&self.world.department.url).await;
+        self.world
+            .subscriber
+            .connect()
+            .await?
+            .batch_execute(GUARD)
+            .await?;
+        let mut source = self.world.source("reg", "reg\\..*");
+        source.insert("hutong.location".to_owned(), json!("department"));
+        // Small enough that the huge transaction goes in parts.
+        source.insert("hutong.batch.bytes.max".to_owned(), json!("4194304"));
+        self.world.create_connector("reg", source).await?;
+        self.world.wait_state("reg", "RUNNING").await?;
+        for (view, table, columns, condition) in VIEWS {
+            let columns = columns.iter().map(|(name, mask)| match mask {
+                Some(mask) => json!({ "name": name, "mask": mask }),
+                None => json!({ "name": name }),
+            });
+            let columns: Vec<_> = columns.collect();
+            let mut document = json!({
+                "name": view, "share": "exact", "subscriber": "subscriber", "location": "center",
+                "source": { "topic": format!("reg.reg.{table}") }, "columns": columns,
+            });
+            if let Some(condition) = condition {
+                document["where"] = json!(condition);
+            }
+            self.world.create_view(&document).await?;
+            let mut sink = self.world.sink(view, &format!("in_{table}"));
+            sink.insert("hutong.location".to_owned(), json!("subscriber"));
+            self.world
+                .create_connector(&format!("sink-{table}"), sink)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Kills a victim, inside an open transaction if it takes part in any, and starts it again.
+    /// Returns whether a transaction was open.
+    async fn kill(&mut self, victim: Victim) -> Result<bool> {
+        let is_open = match victim.held() {
+            None => false,
+            Some((fault, whose)) => self.hold(fault, whose).await?,
+        };
+        match victim {
+            Victim::Broker => self.kafka.kill(),
+            Victim::SourceDatabase => self.source_database.kill(),
+            Victim::SubscriberDatabase => self.subscriber_database.kill(),
+            Victim::ControlPlane => self.world.platform.kill("control-plane")?,
+            Victim::SourceWorker | Victim::ProcessorWorker | Victim::SinkWorker => {
+                let (name, _) = victim.worker().context("a worker has a name")?;
+                self.world.platform.kill(name)?;
+            }
+        }
+        fs::write(self.faults.join("release"), "")?;
+        match victim {
+            Victim::Broker => self.kafka.restart().await?,
+            Victim::SourceDatabase => self.source_database.restart().await?,
+            Victim::SubscriberDatabase => self.subscriber_database.restart().await?,
+            Victim::ControlPlane => self.world.platform.start_control_plane().await?,
+            Victim::SourceWorker | Victim::ProcessorWorker | Victim::SinkWorker => {
+                let (name, location) = victim.worker().context("a worker has a name")?;
+                self.world.platform.launch_worker(name, location)?;
+            }
+        }
+        Ok(is_open)
+    }
+
+    /// Waits until a worker stands before a commit. Returns false if none came to one, because the
+    /// victim before had not recovered yet.
+    async fn hold(&self, fault: &str, whose: &str) -> Result<bool> {
+        remove(&self.faults.join("release"))?;
+        let taken = self.faults.join(format!("{fault}.taken"));
+        remove(&taken)?;
+        let armed = self.faults.join(fault);
+        fs::write(&armed, whose)?;
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while Instant::now() < deadline {
+            if taken.exists() {
+                return Ok(true);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        remove(&armed)?;
+        Ok(taken.exists())
+    }
+
+    /// Compares everything with the ledger.
+    async fn compare(&self) -> Result<(usize, usize)> {
+        let mut view_rows = 0;
+        for (expected, found) in COMPARISONS {
+            view_rows += self.world.wait_equal(expected, found, CATCH_UP).await?;
+        }
+        let history = ledger::history(&self.world.department.url).await;
+        let schemas = self.world.schemas().await?;
+        for table in ["item", "pair", "scrap"] {
+            let messages = topic::read(&self.world.kafka, &format!("reg.reg.{table}")).await;
+            let observed = topic::observe(&messages, &schemas);
+            compare_table(table, &history, &observed)?;
+        }
+        let torn = texts(
+            &self.world.subscriber,
+            "select count(*)::text from public.torn",
+        )
+        .await?;
+        ensure(torn == ["0"], || {
+            format!("{torn:?} sink commits held part of a source transaction")
+        })?;
+        Ok((history.values().map(Vec::len).sum(), view_rows))
+    }
+}
+
+type View = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, Option<&'static str>)],
+    Option<&'static str>,
+);
+
+const VIEWS: [View; 3] = [
+    (
+        "items",
+        "item",
+        &[
+            ("id", None),
+            ("region", None),
+            ("name", Some("SHOW_FIRST 6")),
+            ("amount", None),
+            ("note", None),
+            ("ver", None),
+        ],
+        Some("region = '370705'"),
+    ),
+    (
+        "pairs",
+        "pair",
+        &[("id", None), ("grp", None), ("mark", None)],
+        None,
+    ),
+    ("scraps", "scrap", &[("id", None), ("ver", None)], None),
+];
+
+/// Each view, written apart from the product's evaluator, and what the subscriber has.
+const COMPARISONS: [(&str, &str); 3] = [
+    (
+        "select concat_ws('|', id, region, left(name, 6) || repeat('*', length(name) - 6), amount, md5(note), ver)
+         from reg.item where region = '370705' order by id",
+        "select concat_ws('|', id, region, name, amount, md5(note), ver) from public.in_item order by id",
+    ),
+    (
+        "select concat_ws('|', id, grp, mark) from reg.pair order by id",
+        "select concat_ws('|', id, grp, mark) from public.in_pair order by id",
+    ),
+    (
+        "select concat_ws('|', id, ver) from reg.scrap order by id",
+        "select concat_ws('|', id, ver) from public.in_scrap order by id",
+    ),
+];
+
+/// At the end of every sink transaction, a group whose rows differ in mark is noted.
+const GUARD: &str = "
+    create table public.torn (grp integer, at timestamptz default now());
+    create table public.in_pair (id bigint primary key, grp integer, mark bigint);
+    create index on public.in_pair (grp);
+    create function public.note_torn() returns trigger language plpgsql as $$
+    begin
+        if exists (select from public.in_pair where grp = new.grp and mark <> new.mark) then
+            insert into public.torn values (new.grp);
+        end if;
+        return null;
+    end $$;
+    create constraint trigger whole after insert or update on public.in_pair
+        deferrable initially deferred for each row execute function public.note_torn();";
+
+/// Each key's events must be the ledger's, in its order, once. Rows that the snapshot read were there
+/// before the ledger began (`ver` 0).
+fn compare_table(table: &str, history: &History, observed: &topic::Observed) -> Result<()> {
+    let of_table = history.iter().filter(|((name, _), _)| name == table);
+    let expected: BTreeMap<i64, &Vec<(char, i64)>> = of_table
+        .map(|((_, key), changes)| (*key, changes))
+        .collect();
+    for (key, changes) in &expected {
+        let found: Vec<(char, i64)> = observed
+            .get(key)
+            .into_iter()
+            .flatten()
+            .copied()
+            .filter(|(op, _)| *op != 'r')
+            .collect();
+        let as_events: Vec<(char, i64)> = changes
+            .iter()
+            .map(|(op, ver)| if *op == 'd' { ('d', 0) } else { (*op, *ver) })
+            .collect();
+        ensure(found == as_events, || {
+            let at = found
+                .iter()
+                .zip(&as_events)
+                .position(|(one, other)| one != other);
+            let at = at.unwrap_or(found.len().min(as_events.len()));
+            format!(
+                "{table} {key}: {} changes committed, {} in the topic; from change {at}: committed {:?}, in the topic {:?}",
+                as_events.len(),
+                found.len(),
+                &as_events[at..as_events.len().min(at + 5)],
+                &found[at..found.len().min(at + 5)]
+            )
+        })?;
+    }
+    for (key, events) in observed {
+        let is_only_read = events.iter().all(|(op, ver)| *op == 'r' && *ver == 0);
+        ensure(is_only_read || expected.contains_key(key), || {
+            format!("{table} {key}: in the topic, never committed: {events:?}")
+        })?;
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| path.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn run(seed: u64, changes: u64, sabotage: Option<&str>) -> Result<Report> {
+    let mut stand = Stand::start(sabotage).await?;
+    stand.share().await?;
+    let workload = Arc::new(Workload {
+        seed,
+        changes,
+        done: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+    });
+    let url = stand.world.department.url.clone();
+    let sessions: Vec<_> = (0..3)
+        .map(|session| {
+            let (workload, url) = (Arc::clone(&workload), url.clone());
+            tokio::spawn(async move { workload.session(&url, session).await })
+        })
+        .collect();
+    let killed = kill_all(&mut stand, &workload, seed).await;
+    if killed.is_err() {
+        workload.stop.store(true, Ordering::Relaxed);
+    }
+    for session in sessions {
+        session.await?;
+    }
+    let (kills, inside_transactions) = killed?;
+    let (changes, view_rows) = stand.compare().await?;
+    Ok(Report {
+        changes,
+        kills,
+        inside_transactions,
+        view_rows,
+    })
+}
+
+/// Kills each process once, one of them twice, in random order, spread over the workload.
+async fn kill_all(stand: &mut Stand, workload: &Workload, seed: u64) -> Result<(usize, usize)> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut victims = VICTIMS.to_vec();
+    victims.push(
+        [
+            Victim::SourceWorker,
+            Victim::ProcessorWorker,
+            Victim::SinkWorker,
+        ][random.random_range(0..3)],
+    );
+    victims.shuffle(&mut random);
+    let mut inside = 0;
+    for (index, victim) in victims.iter().enumerate() {
+        let share = u64::try_from(index).unwrap_or(0) * workload.changes
+            / u64::try_from(victims.len()).unwrap_or(1);
+        until("the workload to go on", PATIENCE, async || {
+            let done = workload.done.load(Ordering::Relaxed);
+            Ok(if done >= share {
+                Ok(())
+            } else {
+                Err(format!("{done} of {share} changes"))
+            })
+        })
+        .await?;
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..1_500))).await;
+        let started = Instant::now();
+        let is_open = stand
+            .kill(*victim)
+            .await
+            .with_context(|| format!("killing {victim:?}"))?;
+        inside += usize::from(is_open);
+        println!(
+            "seed {seed}: killed {victim:?} after {share} changes, open transaction: {is_open}, back after {:?}",
+            started.elapsed()
+        );
+    }
+    Ok((victims.len(), inside))
+}
+
+/// The seeds of a run: `HUTONG_SEEDS=n` runs the first n.
+fn seeds() -> Vec<u64> {
+    let count = std::env::var("HUTONG_SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1);
+    (1..=count).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_is_delivered_once_and_in_order_whatever_is_killed() -> Result<()> {
+    for seed in seeds() {
+        let started = Instant::now();
+        let report = run(seed, 50_000, None)
+            .await
+            .with_context(|| format!("seed {seed}"))?;
+        println!("seed {seed}: {report:?} in {:?}", started.elapsed());
+        ensure(report.changes >= 100_000, || {
+            format!("only {} changes were made", report.changes)
+        })?;
+        ensure(
+            report.kills >= 8 && report.inside_transactions * 2 >= report.kills,
+            || format!("{report:?}"),
+        )?;
+        ensure(report.view_rows > 100, || {
+            format!("the views were nearly empty: {report:?}")
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! The integration suite of the platform: the real program, a real Kafka, real PostgreSQL servers.
+//!
+//! Run it by `make test`, which starts the servers. Each test brings names of its own, so that all
+//! may run at once; tests that kill or reconfigure a server start one for themselves.
+
+mod bad_input;
+#[path = "exactly_once/mod.rs"]
+mod exactly_once;
+mod first_path;
+mod interoperation;
+mod no_leak;
+mod operations;
+mod world;

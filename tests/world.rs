@@ -1,0 +1,263 @@
+//! A platform with one department and one subscriber, which tests drive through the public APIs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use hutong_local::testkit::{Api, Database, Kit, PATIENCE, Platform, PlatformOptions, until};
+use hutong_schemas::position::SchemaId;
+use hutong_transport::KafkaConfig;
+use serde_json::{Map, Value, json};
+
+/// The program under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_hutong");
+
+/// A running platform, a department's database and a subscriber's.
+pub(crate) struct World {
+    pub(crate) platform: Platform,
+    pub(crate) department: Database,
+    pub(crate) subscriber: Database,
+    pub(crate) kafka: KafkaConfig,
+}
+
+impl World {
+    /// Starts a platform on the shared servers, with one worker `w1` at the location `default`.
+    pub(crate) async fn start() -> Result<Self> {
+        let kit = Kit::from_env();
+        let options = PlatformOptions::new(BINARY, &kit).await?;
+        let mut world = Self::on(
+            options,
+            kit.database("department").await?,
+            kit.database("subscriber").await?,
+        )
+        .await?;
+        world.platform.start_worker("w1", "default").await?;
+        Ok(world)
+    }
+
+    /// Starts the control plane of a platform on given servers. No worker runs yet.
+    pub(crate) async fn on(
+        options: PlatformOptions,
+        department: Database,
+        subscriber: Database,
+    ) -> Result<Self> {
+        let kafka = kafka_config(&options.kafka)?;
+        let platform = Platform::start(options).await?;
+        platform.write_secrets(&[("postgres", "not asked for under trust")])?;
+        Ok(Self {
+            platform,
+            department,
+            subscriber,
+            kafka,
+        })
+    }
+
+    /// Returns the client of the APIs.
+    pub(crate) fn api(&self) -> &Api {
+        self.platform.api()
+    }
+
+    /// Returns the configuration of a source connector over the department's database whose topic
+    /// prefix, slot and publication are named after it.
+    pub(crate) fn source(&self, name: &str, tables: &str) -> Map<String, Value> {
+        let properties = json!({
+            "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
+            "database.hostname": self.department.host,
+            "database.port": self.department.port.to_string(),
+            "database.user": "postgres",
+            "database.password": self.platform.secret("postgres"),
+            "database.dbname": self.department.name,
+            "plugin.name": "pgoutput",
+            "topic.prefix": name,
+            "slot.name": format!("{name}_{}", self.department.name),
+            "publication.name": format!("{name}_publication"),
+            "publication.autocreate.mode": "filtered",
+            "table.include.list": tables,
+        });
+        object(properties)
+    }
+
+    /// Returns the configuration of a sink connector that keeps `public.<table>` of the
+    /// subscriber's database equal to a view.
+    pub(crate) fn sink(&self, view: &str, table: &str) -> Map<String, Value> {
+        let properties = json!({
+            "connector.class": "io.debezium.connector.jdbc.JdbcSinkConnector",
+            "topics": format!("{}.view.{view}", self.platform.cluster()),
+            "connection.url": format!(
+                "jdbc:postgresql://{}:{}/{}",
+                self.subscriber.host, self.subscriber.port, self.subscriber.name
+            ),
+            "connection.username": "postgres",
+            "connection.password": self.platform.secret("postgres"),
+            "insert.mode": "upsert",
+            "primary.key.mode": "record_key",
+            "delete.enabled": "true",
+            "schema.evolution": "basic",
+            "collection.name.format": format!("public.{table}"),
+        });
+        object(properties)
+    }
+
+    /// Creates a connector.
+    pub(crate) async fn create_connector(
+        &self,
+        name: &str,
+        config: Map<String, Value>,
+    ) -> Result<()> {
+        let body = json!({ "name": name, "config": config });
+        let answer = self
+            .api()
+            .connect("POST", "/connectors", Some(body))
+            .await?;
+        answer
+            .ok()
+            .map(|_| ())
+            .with_context(|| format!("connector {name}"))
+    }
+
+    /// Creates a view, waiting until its table is known.
+    pub(crate) async fn create_view(&self, document: &Value) -> Result<()> {
+        until("the view's table to be known", PATIENCE, async || {
+            let answer = self
+                .api()
+                .platform("POST", "/api/v1/views", Some(document.clone()))
+                .await?;
+            Ok(match answer.status {
+                200..300 => Ok(()),
+                _ => Err(answer.body.to_string()),
+            })
+        })
+        .await
+    }
+
+    /// Returns a connector's status.
+    pub(crate) async fn status(&self, connector: &str) -> Result<Value> {
+        self.api()
+            .connect("GET", &format!("/connectors/{connector}/status"), None)
+            .await?
+            .ok()
+    }
+
+    /// Waits until a connector's first task is in a state.
+    pub(crate) async fn wait_state(&self, connector: &str, state: &str) -> Result<Value> {
+        until(
+            &format!("{connector} to be {state}"),
+            PATIENCE,
+            async || {
+                let status = self.status(connector).await?;
+                Ok(if status["tasks"][0]["state"] == state {
+                    Ok(status)
+                } else {
+                    Err(status)
+                })
+            },
+        )
+        .await
+    }
+
+    /// Waits until the text of a query at the subscriber equals that of a query at the department.
+    /// Both give one column of text; rows are compared in order.
+    pub(crate) async fn wait_equal(
+        &self,
+        at_department: &str,
+        at_subscriber: &str,
+        patience: Duration,
+    ) -> Result<usize> {
+        let expected = texts(&self.department, at_department).await?;
+        until(
+            "the subscriber's table to equal the source",
+            patience,
+            async || {
+                let found = match texts(&self.subscriber, at_subscriber).await {
+                    Ok(found) => found,
+                    Err(error) => return Ok(Err(format!("{error:#}"))),
+                };
+                Ok(match first_difference(&expected, &found) {
+                    None => Ok(expected.len()),
+                    Some(difference) => Err(difference),
+                })
+            },
+        )
+        .await
+    }
+
+    /// Returns all schemas that the registry has, by id.
+    pub(crate) async fn schemas(&self) -> Result<HashMap<SchemaId, String>> {
+        let mut schemas = HashMap::new();
+        let subjects = self.api().registry("GET", "/subjects", None).await?.ok()?;
+        for subject in subjects.as_array().context("not a list of subjects")? {
+            let subject = subject.as_str().context("not a subject")?;
+            let versions = self
+                .api()
+                .registry("GET", &format!("/subjects/{subject}/versions"), None)
+                .await?
+                .ok()?;
+            for version in versions.as_array().context("not a list of versions")? {
+                let path = format!("/subjects/{subject}/versions/{version}");
+                let found = self.api().registry("GET", &path, None).await?.ok()?;
+                let id = found["id"].as_u64().context("no id")?;
+                let schema = found["schema"].as_str().context("no schema")?.to_owned();
+                schemas.insert(SchemaId(u32::try_from(id)?), schema);
+            }
+        }
+        Ok(schemas)
+    }
+}
+
+/// Reads properties of librdkafka as the platform does.
+pub(crate) fn kafka_config(properties: &BTreeMap<String, String>) -> Result<KafkaConfig> {
+    Ok(KafkaConfig::new(properties.clone())?)
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        other => panic!("not an object: {other}"),
+    }
+}
+
+/// Returns the first column of a query's rows, as text.
+pub(crate) async fn texts(database: &Database, query: &str) -> Result<Vec<String>> {
+    let client = database.connect().await?;
+    let rows = client
+        .query(query, &[])
+        .await
+        .with_context(|| query.to_owned())?;
+    rows.iter()
+        .map(|row| {
+            row.try_get::<_, Option<String>>(0)
+                .map(|text| text.unwrap_or_default())
+        })
+        .collect::<Result<_, _>>()
+        .context("not text")
+}
+
+fn first_difference(expected: &[String], found: &[String]) -> Option<String> {
+    let unequal = expected
+        .iter()
+        .zip(found)
+        .position(|(one, other)| one != other);
+    match unequal {
+        Some(index) => Some(format!(
+            "{} rows expected, {} found; first difference in row {index}: expected {}, found {}",
+            expected.len(),
+            found.len(),
+            expected[index],
+            found[index]
+        )),
+        None if expected.len() == found.len() => None,
+        None => Some(format!(
+            "{} rows expected, {} found",
+            expected.len(),
+            found.len()
+        )),
+    }
+}
+
+/// Fails with a text unless `condition` holds.
+pub(crate) fn ensure(condition: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
+    if !condition {
+        bail!(otherwise());
+    }
+    Ok(())
+}
