@@ -422,12 +422,11 @@ fn split_off(batch: &mut RecordBatch, first: usize) -> RecordBatch {
     for mut record in batch.records.split_off(first) {
         let topic = &batch.topics[usize::try_from(record.topic).expect("u32 fits usize")];
         record.topic = rest.topic(topic);
-        for range in [&mut record.key, &mut record.value, &mut record.header] {
-            if let Some(range) = range {
-                let start = rest.buffer.len();
-                rest.buffer.extend_from_slice(&batch.buffer[range.clone()]);
-                *range = start..rest.buffer.len();
-            }
+        let parts = [&mut record.key, &mut record.value, &mut record.header];
+        for range in parts.into_iter().flatten() {
+            let start = rest.buffer.len();
+            rest.buffer.extend_from_slice(&batch.buffer[range.clone()]);
+            *range = start..rest.buffer.len();
         }
         rest.records.push(record);
     }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hutong_connectors_core::source::{SourceBatch, SourceHost, SourceProgress};
+use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::position::Lsn;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
@@ -121,6 +122,30 @@ impl Delivery {
             Ok(()) => Flow::Continue,
             Err(_) => Flow::Stop,
         })
+    }
+
+    /// Hands over a position without records.
+    pub(crate) async fn send_position(&mut self, position: &Position) -> Result<Flow, Error> {
+        self.send(Closed {
+            batch: RecordBatch::default(),
+            position: position.clone(),
+            last_commit_ts_us: None,
+        })
+        .await
+    }
+
+    /// Waits until everything handed over is durable.
+    pub(crate) async fn settled(&mut self) -> Flow {
+        loop {
+            // Where the slot may forget up to is looked at by whoever streams.
+            let _durable = self.take_confirmed();
+            if self.is_settled() {
+                return Flow::Continue;
+            }
+            if self.confirmed.changed().await.is_err() {
+                return Flow::Stop;
+            }
+        }
     }
 
     /// Forgets what has become durable and returns the newest such position, if there is a new one.

@@ -8,13 +8,14 @@
 
 use std::sync::Arc;
 
-use hutong_connectors_core::postgres_source::{Config, SnapshotMode};
+use hutong_connectors_core::postgres_source::{Config, PublicationAutocreate, SnapshotMode};
 use hutong_connectors_core::property::PropertyError;
 use hutong_connectors_core::secret::Secret;
 use hutong_connectors_core::source::{
     SourceBatch, SourceHost, SourceProgress, TableProgress, TableState,
 };
 use hutong_schemas::class::Classified;
+use hutong_schemas::position::Lsn;
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -44,7 +45,7 @@ mod writer;
 pub use error::Error;
 
 use catalogue::Row;
-use changes::{Changes, Closed, Limits};
+use changes::{Changes, Limits};
 use connect::{AnyClient, Purpose, connect};
 use delivery::{Delivery, Flow, stopped};
 use position::{Position, System, check_lineage, parse_history};
@@ -75,7 +76,8 @@ impl std::fmt::Debug for Connected {
 }
 
 impl Connected {
-    /// Connects and makes all checks that need no position. Nothing is created or changed.
+    /// Connects and makes all checks that concern the source as a whole. Nothing is created or
+    /// changed. Tables are checked by [`Connected::run`], which knows which of them are followed.
     ///
     /// # Errors
     ///
@@ -84,9 +86,12 @@ impl Connected {
     pub async fn open(config: Config, password: Option<Secret>) -> Result<Self, Error> {
         let config = Arc::new(config);
         let mut side = Side::open(Arc::clone(&config), password.clone()).await?;
-        let facts = startup::inspect(side.client().await?, &config)
-            .await
-            .map_err(all_at_once)?;
+        let (facts, mut faults) = startup::inspect(side.client().await?, &config).await?;
+        if !faults.is_empty() {
+            // Whoever comes to mend the server mends the tables in the same visit.
+            faults.extend(facts.judge(&config, |_| true).err().unwrap_or_default());
+            return Err(all_at_once(faults));
+        }
         let mut client = connect(
             &config.connection,
             password.as_ref(),
@@ -119,10 +124,7 @@ impl Connected {
     /// `source/<system identifier>/<database>/<slot>`.
     #[must_use]
     pub fn owner(&self) -> String {
-        format!(
-            "source/{}/{}/{}",
-            self.system.identifier, self.config.connection.database, self.config.slot_name
-        )
+        owner_of(&self.system, &self.config)
     }
 
     /// Returns what is not wrong enough to refuse, such as a missing limit of retained log.
@@ -203,28 +205,21 @@ impl Connected {
             self.check_lineage(position).await?;
         }
         delivery.show();
-        let made = self.make_publication_and_slot(position.as_ref()).await?;
         let stored = match position {
             Some(position) if position.snapshot.is_none() => Ok(position),
             interrupted => Err(interrupted),
         };
         let (position, is_durable) = match stored {
             Ok(mut position) => {
+                self.check_followed(&position)?;
+                self.take_slot(Some(&position)).await?;
                 position.timeline = self.system.timeline;
                 self.forget_uncaptured(&mut position, delivery);
                 (Some(position), true)
             }
             Err(interrupted) => {
-                let mut position = interrupted.unwrap_or_else(|| {
-                    Position::new(
-                        self.system.identifier.clone(),
-                        self.system.timeline,
-                        Default::default(),
-                    )
-                });
-                position.made.slot |= made.slot;
-                position.made.publication |= made.publication;
-                (self.read_tables(position, delivery).await?, false)
+                let position = interrupted.unwrap_or_else(|| self.first_position());
+                (self.begin_anew(position, delivery).await?, false)
             }
         };
         Ok(position.map(|position| Beginning {
@@ -253,57 +248,123 @@ impl Connected {
         check_lineage(position, &self.system, &history)
     }
 
-    /// The publication exists before the slot: the slot's decoding looks for it from its first
-    /// change on.
-    async fn make_publication_and_slot(
-        &mut self,
-        position: Option<&Position>,
-    ) -> Result<position::Made, Error> {
-        let config = &self.config;
-        let mut made = position::Made::default();
-        match &self.facts.publication_plan {
-            publication::Plan::Nothing => {}
-            publication::Plan::Create(statement) => {
-                self.side.query("create the publication", statement).await?;
-                made.publication = true;
-                if config.publication_autocreate
-                    == hutong_connectors_core::postgres_source::PublicationAutocreate::NoTables
-                {
-                    return Err(Error::definite(
-                        format!(
-                            "publication \"{}\" was created without tables, as publication.autocreate.mode=no_tables says",
-                            config.publication_name
-                        ),
-                        format!(
-                            "ALTER PUBLICATION {} ADD TABLE {};",
-                            sql::readable(&config.publication_name),
-                            self.facts
-                                .tables
-                                .iter()
-                                .map(|table| sql::readable_table(&table.id))
-                                .collect::<Vec<_>>()
-                                .join(", ")
-                        ),
-                    ));
-                }
-            }
-            publication::Plan::Alter(statement) => {
-                self.side
-                    .query("add tables to the publication", statement)
-                    .await?;
+    fn first_position(&self) -> Position {
+        let mut position = Position::new(
+            self.system.identifier.clone(),
+            self.system.timeline,
+            Lsn::default(),
+        );
+        position.snapshot = Some(position::Snapshot {
+            lsn: Lsn::default(),
+            attempt: 0,
+        });
+        position
+    }
+
+    /// Checks the tables that are followed already. One that was taken out of the publication has
+    /// missed changes; putting it back would hide that.
+    fn check_followed(&self, position: &Position) -> Result<(), Error> {
+        let is_followed = |table: &catalogue::Table| position.tables.contains_key(&table.oid);
+        match self.facts.judge(&self.config, is_followed).map_err(all_at_once)? {
+            publication::Plan::Nothing => Ok(()),
+            publication::Plan::Create(_) | publication::Plan::Alter(_) => {
+                Err(position::gap(format!(
+                    "publication \"{}\" does not hold all tables any more that it held",
+                    self.config.publication_name
+                )))
             }
         }
-        // A walsender of ours that still runs may move the slot, or be creating it, until it ends:
-        // only then the slot is looked at.
-        let name = &config.slot_name;
+    }
+
+    /// Makes the publication and the slot where they are missing and reads the tables.
+    ///
+    /// What we are going to make is stored first. A crash right after would otherwise leave behind
+    /// what nobody knows to be ours, and a deleted connector would let it hold the server's log for
+    /// ever.
+    async fn begin_anew(
+        &mut self,
+        mut position: Position,
+        delivery: &mut Delivery,
+    ) -> Result<Option<Position>, Error> {
+        let plan = self.facts.judge(&self.config, |_| true).map_err(all_at_once)?;
+        let slot_plan = self.take_slot(None).await?;
+        let makes_publication = matches!(plan, publication::Plan::Create(_));
+        let makes_slot = slot_plan == slot::Plan::Create;
+        if makes_publication || makes_slot {
+            position.made.publication |= makes_publication;
+            position.made.slot |= makes_slot;
+            if delivery.send_position(&position).await? == Flow::Stop
+                || delivery.settled().await == Flow::Stop
+            {
+                return Ok(None);
+            }
+        }
+        // The publication comes before the slot: the slot's decoding looks for it from its first
+        // change on.
+        self.make_publication(&plan).await?;
+        if makes_slot {
+            slot::create(&mut self.client, &self.config.slot_name).await?;
+        }
+        let slot_is_older = makes_publication && !makes_slot;
+        match self.config.snapshot_mode {
+            SnapshotMode::Initial => {
+                let client = self.second_client().await?;
+                snapshot::run(&self.config, client, delivery, &self.facts.tables, position).await
+            }
+            SnapshotMode::NoData => self.skip_tables(position, slot_is_older, delivery).await,
+        }
+    }
+
+    async fn make_publication(&mut self, plan: &publication::Plan) -> Result<(), Error> {
+        let (doing, statement) = match plan {
+            publication::Plan::Nothing => return Ok(()),
+            publication::Plan::Create(statement) => ("create the publication", statement),
+            publication::Plan::Alter(statement) => ("add tables to the publication", statement),
+        };
+        self.side.query(doing, statement).await?;
+        let is_empty = matches!(plan, publication::Plan::Create(_))
+            && self.config.publication_autocreate == PublicationAutocreate::NoTables;
+        if !is_empty {
+            return Ok(());
+        }
+        let tables: Vec<_> = self
+            .facts
+            .tables
+            .iter()
+            .map(|table| sql::readable_table(&table.id))
+            .collect();
+        let name = &self.config.publication_name;
+        Err(Error::definite(
+            format!(
+                "publication \"{name}\" was created without tables, as publication.autocreate.mode=no_tables says"
+            ),
+            format!(
+                "ALTER PUBLICATION {} ADD TABLE {};",
+                sql::readable(name),
+                tables.join(", ")
+            ),
+        ))
+    }
+
+    /// Makes sure that nobody reads from the slot and that it can go on at the position. A walsender
+    /// of ours that still runs may move the slot, or be creating it, until it ends: only then the
+    /// slot is looked at.
+    async fn take_slot(&mut self, position: Option<&Position>) -> Result<slot::Plan, Error> {
+        let name = &self.config.slot_name;
         let client = self.side.client().await?;
         slot::take_over(client, name).await?;
         let slot = slot::fetch(client, name).await?;
-        if slot::plan(name, slot.as_ref(), position)? == slot::Plan::Create {
-            slot::create(&mut self.client, name).await?;
-            made.slot = true;
-        }
-        Ok(made)
+        slot::plan(name, slot.as_ref(), position)
+    }
+
+    async fn second_client(&self) -> Result<AnyClient, Error> {
+        connect(
+            &self.config.connection,
+            self.password.as_ref(),
+            slot::APPLICATION_NAME,
+            Purpose::Replication,
+        )
+        .await
     }
 
     /// Drops from the position what the configuration does not capture any more, and says what it
@@ -345,38 +406,28 @@ impl Connected {
         delivery.show();
     }
 
-    async fn read_tables(
-        &mut self,
-        position: Position,
-        delivery: &mut Delivery,
-    ) -> Result<Option<Position>, Error> {
-        match self.config.snapshot_mode {
-            SnapshotMode::Initial => {
-                let client = connect(
-                    &self.config.connection,
-                    self.password.as_ref(),
-                    slot::APPLICATION_NAME,
-                    Purpose::Replication,
-                )
-                .await?;
-                snapshot::run(&self.config, client, delivery, &self.facts.tables, position).await
-            }
-            SnapshotMode::NoData => self.skip_tables(position, delivery).await,
-        }
-    }
-
-    /// `snapshot.mode=no_data`: the stream begins where the slot stands.
+    /// `snapshot.mode=no_data`: the stream begins where the slot stands. If the publication is
+    /// younger than the slot, it begins where every transaction knows the publication: a temporary
+    /// slot finds that place by waiting for those that are running.
     async fn skip_tables(
         &mut self,
         mut position: Position,
+        slot_is_older: bool,
         delivery: &mut Delivery,
     ) -> Result<Option<Position>, Error> {
-        let client = self.side.client().await?;
-        let slot = slot::fetch(client, &self.config.slot_name).await?;
-        position.lsn = slot
-            .and_then(|slot| slot.confirmed_flush)
-            .ok_or_else(|| Error::transient("the replication slot has no position yet"))?;
+        position.lsn = if slot_is_older {
+            let mut client = self.second_client().await?;
+            let point = snapshot::take(&mut client).await?;
+            client.close().await;
+            point
+        } else {
+            let client = self.side.client().await?;
+            let slot = slot::fetch(client, &self.config.slot_name).await?;
+            slot.and_then(|slot| slot.confirmed_flush)
+                .ok_or_else(|| Error::transient("the replication slot has no position yet"))?
+        };
         position.snapshot = None;
+        let client = self.side.client().await?;
         let mut announcements = Vec::new();
         for table in &self.facts.tables {
             let defaults = catalogue::fetch_defaults(client, &self.config, table).await?;
@@ -406,13 +457,7 @@ impl Connected {
                 source,
             })?;
         delivery.show();
-        let flow = delivery
-            .send(Closed {
-                batch: Default::default(),
-                position: position.clone(),
-                last_commit_ts_us: None,
-            })
-            .await?;
+        let flow = delivery.send_position(&position).await?;
         Ok((flow == Flow::Continue).then_some(position))
     }
 }
@@ -469,14 +514,16 @@ pub async fn validate(config: Config, password: Option<Secret>) -> Vec<PropertyE
         Ok(client) => client,
         Err(error) => return vec![property_error(property_of_login(&error), &error)],
     };
-    match startup::inspect(client, &config).await {
-        Ok(_) => {}
-        Err(faults) => {
-            return faults
-                .iter()
-                .map(|fault| property_error(fault.property, &fault.error))
-                .collect();
-        }
+    let (facts, mut faults) = match startup::inspect(client, &config).await {
+        Ok(inspected) => inspected,
+        Err(error) => return vec![property_error("database.hostname", &error)],
+    };
+    faults.extend(facts.judge(&config, |_| true).err().unwrap_or_default());
+    if !faults.is_empty() {
+        return faults
+            .iter()
+            .map(|fault| property_error(fault.property, &fault.error))
+            .collect();
     }
     let purpose = Purpose::Replication;
     let name = slot::APPLICATION_NAME;
@@ -511,6 +558,28 @@ fn property_of_login(error: &Error) -> &'static str {
         Some(state) if state.starts_with("28") => "database.user",
         _ => "database.hostname",
     }
+}
+
+/// Returns what a source of this configuration owns, as [`Connected::owner`] does, without checking
+/// anything: a connector that cannot run can still be deleted.
+///
+/// # Errors
+///
+/// Where the server cannot be reached or refuses the log-in.
+pub async fn owner(config: &Config, password: Option<Secret>) -> Result<String, Error> {
+    let purpose = Purpose::Replication;
+    let name = slot::APPLICATION_NAME;
+    let mut client = connect(&config.connection, password.as_ref(), name, purpose).await?;
+    let system = identify(&mut client).await?;
+    client.close().await;
+    Ok(owner_of(&system, config))
+}
+
+fn owner_of(system: &System, config: &Config) -> String {
+    format!(
+        "source/{}/{}/{}",
+        system.identifier, config.connection.database, config.slot_name
+    )
 }
 
 /// What was dropped.

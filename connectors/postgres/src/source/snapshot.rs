@@ -139,7 +139,7 @@ pub(crate) async fn run(
 }
 
 /// Opens a transaction in the snapshot of a new temporary slot and returns its place in the log.
-async fn take(client: &mut AnyClient) -> Result<Lsn, Error> {
+pub(crate) async fn take(client: &mut AnyClient) -> Result<Lsn, Error> {
     const DOING: &str = "take a snapshot with a temporary replication slot";
     client
         .query(DOING, "BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ")

@@ -21,7 +21,8 @@ const OLDEST_SERVER: u32 = 140_000;
 pub(crate) struct Facts {
     /// The captured tables.
     pub(crate) tables: Vec<Table>,
-    pub(crate) publication_plan: publication::Plan,
+    publication: Option<Publication>,
+    may_create_in_database: bool,
     /// What is not wrong enough to stop.
     pub(crate) warnings: Vec<String>,
 }
@@ -33,23 +34,19 @@ pub(crate) struct Fault {
     pub(crate) error: Error,
 }
 
-fn fault(property: &'static str) -> impl Fn(Error) -> Fault {
-    move |error| Fault { property, error }
-}
-
-/// Looks at everything.
+/// Looks at everything. The faults returned concern the source as a whole; those of tables are found
+/// by [`Facts::judge`], because a table that is not followed must not stop the others.
 ///
 /// # Errors
 ///
-/// All faults, the most fundamental first.
+/// Where the server does not answer.
 pub(crate) async fn inspect<S: AsyncRead + AsyncWrite + Unpin + Send>(
     client: &mut Client<S>,
     config: &Config,
-) -> Result<Facts, Vec<Fault>> {
-    let one = |property| move |error| vec![Fault { property, error }];
+) -> Result<(Facts, Vec<Fault>), Error> {
     let mut faults = Vec::new();
     let mut warnings = Vec::new();
-    let role = fetch_role(client).await.map_err(one("database.hostname"))?;
+    let role = fetch_role(client).await?;
     check_server(client.server_version, &role, config, &mut faults);
     if role.max_slot_wal_keep_size == "-1" {
         warnings.push(
@@ -57,12 +54,8 @@ pub(crate) async fn inspect<S: AsyncRead + AsyncWrite + Unpin + Send>(
                 .to_owned(),
         );
     }
-    let all = catalogue::fetch_tables(client, Wanted::All)
-        .await
-        .map_err(one("table.include.list"))?;
-    let publication = publication::fetch(client, config)
-        .await
-        .map_err(one("publication.name"))?;
+    let all = catalogue::fetch_tables(client, Wanted::All).await?;
+    let publication = publication::fetch(client, config).await?;
     if publication
         .as_ref()
         .is_some_and(|publication| publication.all_tables)
@@ -72,9 +65,14 @@ pub(crate) async fn inspect<S: AsyncRead + AsyncWrite + Unpin + Send>(
             config.publication_name
         ));
     }
-    let slot = slot::fetch(client, &config.slot_name)
-        .await
-        .map_err(one("slot.name"))?;
+    if let Some(slot) = slot::fetch(client, &config.slot_name).await?
+        && let Err(error) = slot::check(&config.slot_name, &slot)
+    {
+        faults.push(Fault {
+            property: "slot.name",
+            error,
+        });
+    }
     let tables = choose(
         all,
         config,
@@ -82,41 +80,48 @@ pub(crate) async fn inspect<S: AsyncRead + AsyncWrite + Unpin + Send>(
         &mut faults,
         &mut warnings,
     );
-    for table in &tables {
-        if let Err(error) = check_table(table, config, publication.as_ref()) {
-            faults.push(Fault {
-                property: "table.include.list",
-                error,
-            });
-        }
-    }
-    if let Some(slot) = &slot
-        && let Err(error) = slot::check(&config.slot_name, slot)
-    {
-        faults.push(fault("slot.name")(error));
-    }
-    let references: Vec<_> = tables.iter().collect();
-    let plan = publication::plan(
-        publication.as_ref(),
-        config,
-        &references,
-        role.may_create_in_database,
-    );
-    let publication_plan = match plan {
-        Ok(plan) => plan,
-        Err(error) => {
-            faults.push(fault("publication.name")(error));
-            publication::Plan::Nothing
-        }
-    };
-    if !faults.is_empty() {
-        return Err(faults);
-    }
-    Ok(Facts {
+    let facts = Facts {
         tables,
-        publication_plan,
+        publication,
+        may_create_in_database: role.may_create_in_database,
         warnings,
-    })
+    };
+    Ok((facts, faults))
+}
+
+impl Facts {
+    /// Looks for faults of the tables that `is_wanted` names, and of the publication as far as it
+    /// concerns them, and returns what is to be done about the publication.
+    ///
+    /// # Errors
+    ///
+    /// All faults.
+    pub(crate) fn judge(
+        &self,
+        config: &Config,
+        is_wanted: impl Fn(&Table) -> bool,
+    ) -> Result<publication::Plan, Vec<Fault>> {
+        let tables: Vec<&Table> = self.tables.iter().filter(|table| is_wanted(table)).collect();
+        let publication = self.publication.as_ref();
+        let mut faults = Vec::new();
+        for table in &tables {
+            if let Err(error) = check_table(table, config, publication) {
+                faults.push(Fault {
+                    property: "table.include.list",
+                    error,
+                });
+            }
+        }
+        match publication::plan(publication, config, &tables, self.may_create_in_database) {
+            Ok(plan) if faults.is_empty() => return Ok(plan),
+            Ok(_) => {}
+            Err(error) => faults.push(Fault {
+                property: "publication.name",
+                error,
+            }),
+        }
+        Err(faults)
+    }
 }
 
 struct Role {

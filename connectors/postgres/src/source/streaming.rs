@@ -49,6 +49,10 @@ const LAG_INTERVAL: Duration = Duration::from_secs(5);
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Shortest time between two status messages that nobody asked for.
 const STATUS_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// How often the byte budget is asked again.
+const BUDGET_RETRY_INTERVAL: Duration = Duration::from_millis(5);
+/// How long a batch waits for the byte budget while nothing of ours holds any of it.
+const BUDGET_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the end of a run waits for batches to become durable.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the server may take to let go of the slot.
@@ -187,7 +191,7 @@ impl Streaming {
             }
             match step {
                 Step::Continue if !self.delivery.cover(self.changes.writer.bytes()) => {
-                    if !self.changes.writer.is_empty() && self.hand_over().await? == Flow::Stop {
+                    if self.make_room().await? == Flow::Stop {
                         return Ok(Flow::Stop);
                     }
                 }
@@ -256,6 +260,36 @@ impl Streaming {
             }
         }
         Ok((read, Step::Continue))
+    }
+
+    /// Waits for the byte budget: what we have handed over gives its share back when it is durable.
+    /// If the budget stays used up by others, the batch leaves as it is, even within a transaction,
+    /// so that two sources never wait for each other with half a batch each.
+    async fn make_room(&mut self) -> Result<Flow, Error> {
+        let mut tick = interval(BUDGET_RETRY_INTERVAL);
+        let mut stop = self.delivery.stop_signal();
+        let deadline = Instant::now() + BUDGET_PATIENCE;
+        loop {
+            tokio::select! {
+                biased;
+                () = stopped(&mut stop) => return Ok(Flow::Stop),
+                _ = tick.tick() => {}
+            }
+            self.note_confirmed();
+            self.send_status_if_due().await?;
+            self.send_status_by_time().await?;
+            if self.delivery.cover(self.changes.writer.bytes()) {
+                return Ok(Flow::Continue);
+            }
+            if self.delivery.is_settled() && Instant::now() > deadline {
+                // A row larger than the whole budget goes through alone.
+                return if self.changes.writer.is_empty() {
+                    Ok(Flow::Continue)
+                } else {
+                    self.hand_over().await
+                };
+            }
+        }
     }
 
     /// Closes the batch with all that is in it and hands it over, answering the server meanwhile.

@@ -139,12 +139,11 @@ impl Writer {
         }
         // An unchanged key stored out of line is not sent again, except as the old key.
         for index in &plan.schema.key {
-            if row[*index] == Cell::Null || matches!(row[*index], Cell::Unavailable) {
-                if let Some(cell) = old_row.get(*index) {
-                    row[*index] = *cell;
-                }
+            if let (Cell::Unavailable, Some(old)) = (row[*index], old_row.get(*index)) {
+                row[*index] = *old;
             }
         }
+        let lacks_values = lacks_values && row.iter().any(|cell| matches!(cell, Cell::Unavailable));
         let key_changed = !old_row.is_empty() && !plan.same_key(&old_row, &row);
         let op = if key_changed { Op::Create } else { Op::Update };
         let mut lookup_key = None;
