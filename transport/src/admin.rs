@@ -10,6 +10,7 @@ use rdkafka::admin::{
 };
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, Producer};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ClientKind, KafkaConfig};
@@ -182,11 +183,18 @@ pub struct Admin {
     client: Arc<Closing>,
 }
 
-/// Closing a client blocks, so it is done on a thread of its own.
-struct Closing(Option<AdminClient<Logged>>);
+/// Closing clients blocks, so it is done on a thread of its own.
+struct Closing(Option<Clients>);
+
+/// The wrapper's administrative client, and one whose troubles can be heard: the former never takes
+/// log lines and errors out of its queue.
+struct Clients {
+    changing: AdminClient<Logged>,
+    asking: BaseProducer<Logged>,
+}
 
 impl Closing {
-    fn client(&self) -> &AdminClient<Logged> {
+    fn clients(&self) -> &Clients {
         self.0.as_ref().expect("it is taken by drop only")
     }
 }
@@ -217,15 +225,14 @@ impl Admin {
     pub fn new(config: &KafkaConfig) -> Result<Self, Error> {
         let mut client = config.client(&[], ClientKind::Admin);
         client.remove("allow.auto.create.topics");
-        // The wrapper's administrative client never takes log lines out of its queue; what matters
-        // is in the answers.
+        let made = |error| Error::Client(Failure::from(error));
+        let logged = Logged::default();
         client.set_log_level(RDKafkaLogLevel::Emerg);
-        let client = client
-            .create_with_context(Logged)
-            .map_err(|error| Error::Client(Failure::from(error)))?;
+        let asking = client.create_with_context(logged.clone()).map_err(made)?;
+        let changing = client.create_with_context(logged).map_err(made)?;
         Ok(Self {
             config: config.clone(),
-            client: Arc::new(Closing(Some(client))),
+            client: Arc::new(Closing(Some(Clients { changing, asking }))),
         })
     }
 
@@ -246,7 +253,8 @@ impl Admin {
         }
         let created = self
             .client
-            .client()
+            .clients()
+            .changing
             .create_topics([&topic], &options())
             .await;
         match single(created) {
@@ -314,7 +322,11 @@ impl Admin {
     async fn topic_config(&self, name: &str) -> Result<BTreeMap<String, String>, Error> {
         let failed = |failure| operation("describe the configuration of topic", name, failure);
         let topic = ResourceSpecifier::Topic(name);
-        let described = self.client.client().describe_configs([&topic], &options());
+        let described = self
+            .client
+            .clients()
+            .changing
+            .describe_configs([&topic], &options());
         let described = described
             .await
             .map_err(|error| failed(Failure::from(error)))?;
@@ -356,7 +368,8 @@ impl Admin {
     pub async fn delete_topic(&self, name: &str) -> Result<bool, Error> {
         let deleted = self
             .client
-            .client()
+            .clients()
+            .changing
             .delete_topics(&[name], &options())
             .await;
         match single(deleted) {
@@ -481,7 +494,13 @@ impl Admin {
         call: impl FnOnce(&rdkafka::client::Client<Logged>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let client = Arc::clone(&self.client);
-        blocking(move || call(client.client().inner())).await
+        blocking(move || {
+            let asking = &client.clients().asking;
+            let outcome = call(asking.client());
+            asking.poll(Duration::from_millis(1));
+            outcome.map_err(|error| asking.context().explain_error(error))
+        })
+        .await
     }
 }
 

@@ -9,9 +9,10 @@ use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka_sys as sys;
 
 use super::log::{Logged, line};
@@ -75,7 +76,14 @@ impl FetchQueue {
         // SAFETY: the event is valid until dropped.
         match unsafe { sys::rd_kafka_event_type(event.event.as_ptr()) } {
             sys::RD_KAFKA_EVENT_FETCH => event.into_record(),
-            sys::RD_KAFKA_EVENT_ERROR => event.into_error(),
+            sys::RD_KAFKA_EVENT_ERROR => {
+                let polled = event.into_error();
+                if let Polled::Failed { failure, .. } = &polled {
+                    let error = KafkaError::Global(failure.code);
+                    self.consumer.context().error(error, &failure.message);
+                }
+                polled
+            }
             sys::RD_KAFKA_EVENT_LOG => {
                 event.log();
                 Polled::Served

@@ -26,6 +26,7 @@ pub struct PlainProducer {
 
 struct Shared {
     properties: ClientConfig,
+    logged: Logged,
     /// Held to look or to replace only: a client that has ended is made anew.
     client: Mutex<FutureProducer<Logged>>,
     /// Held for a look-up only.
@@ -56,9 +57,11 @@ impl PlainProducer {
         // A property of transactional producers, which librdkafka would warn about.
         properties.remove("transaction.timeout.ms");
         properties.set("enable.idempotence", "true");
-        let client = connect(&properties)?;
+        let logged = Logged::default();
+        let client = connect(&properties, &logged)?;
         let shared = Shared {
             properties,
+            logged,
             client: Mutex::new(client),
             partitions: Mutex::default(),
         };
@@ -98,7 +101,7 @@ impl PlainProducer {
             Err((error, _)) => Err(operation(
                 "send a record to",
                 &record.topic,
-                Failure::from(error),
+                self.shared.logged.explain(Failure::from(error)),
             )),
         }
     }
@@ -108,7 +111,7 @@ impl PlainProducer {
         let mut client = lock(&self.shared.client);
         if let Some((code, reason)) = client.client().fatal_error() {
             tracing::warn!(%code, reason, "making a producer anew");
-            *client = connect(&self.shared.properties)?;
+            *client = connect(&self.shared.properties, &self.shared.logged)?;
         }
         Ok(client.clone())
     }
@@ -124,8 +127,10 @@ impl PlainProducer {
         }
         let client = client.clone();
         let name = topic.to_owned();
+        let logged = self.shared.logged.clone();
         let described = blocking(move || {
             topics::describe_surely(client.client(), &name, ASK)
+                .map_err(|failure| logged.explain(failure))
                 .map_err(|failure| operation("describe topic", &name, failure))?
                 .ok_or(Error::TopicMissing { topic: name })
         })
@@ -135,9 +140,9 @@ impl PlainProducer {
     }
 }
 
-fn connect(properties: &ClientConfig) -> Result<FutureProducer<Logged>, Error> {
+fn connect(properties: &ClientConfig, logged: &Logged) -> Result<FutureProducer<Logged>, Error> {
     properties
-        .create_with_context(Logged)
+        .create_with_context(logged.clone())
         .map_err(|error| Error::Client(Failure::from(error)))
 }
 

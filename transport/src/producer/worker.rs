@@ -17,7 +17,7 @@ use super::{PlainRecord, PositionWrite, Transaction};
 use crate::config::{ClientKind, KafkaConfig};
 use crate::error::{Error, Failure, is_fencing};
 use crate::names::{Cluster, POSITION_PARTITIONS, partition_of, partition_of_record_key};
-use crate::native::log::line;
+use crate::native::log::Logged;
 use crate::native::topics;
 use crate::native::transaction::{NativeProducer, Outgoing};
 use crate::reader::fetching::{ASK, operation};
@@ -48,6 +48,7 @@ pub(super) struct Command {
 #[derive(Clone, Default)]
 pub(super) struct Deliveries {
     first: Arc<Mutex<Option<Undelivered>>>,
+    logged: Logged,
 }
 
 struct Undelivered {
@@ -65,11 +66,11 @@ impl Deliveries {
 
 impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        line(level, facility, message);
+        self.logged.log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(target: "librdkafka", %error, "{reason}");
+        self.logged.error(error, reason);
     }
 }
 
@@ -165,7 +166,8 @@ impl Worker {
             self.serve_events();
             // A timeout of a slice, or a coordinator that is still ending the predecessor's
             // transaction: calling again resumes.
-            if !failure.is_retriable || failure.is_fatal || left.is_zero() {
+            let is_refused = self.deliveries.logged.refusal().is_some();
+            if !failure.is_retriable || failure.is_fatal || left.is_zero() || is_refused {
                 return Err(self.error("start producer", failure));
             }
         }
@@ -264,7 +266,11 @@ impl Worker {
             }
             let client = self.native.wrapped().client();
             let described = topics::describe_surely(client, &topic, ASK)
-                .map_err(|failure| operation("describe topic", &topic, failure))?
+                .map_err(|failure| {
+                    self.serve_events();
+                    let failure = self.deliveries.logged.explain(failure);
+                    operation("describe topic", &topic, failure)
+                })?
                 .ok_or_else(|| Error::TopicMissing {
                     topic: topic.to_string(),
                 })?;
@@ -509,13 +515,17 @@ impl Worker {
                 self.error("send records of", failure)
             }
             code if is_fencing(code) => self.error("send records of", failure),
-            _ => operation("send a record to", topic, failure),
+            _ => {
+                let failure = self.deliveries.logged.explain(failure);
+                operation("send a record to", topic, failure)
+            }
         }
     }
 
     /// Finds the class: what ended the client says more than what the last call returned.
     fn error(&self, verb: &'static str, failure: Failure) -> Error {
         let failure = self.native.fatal().unwrap_or(failure);
+        let failure = self.deliveries.logged.explain(failure);
         if is_fencing(failure.code) {
             Error::Fenced {
                 transactional_id: self.transactional_id.clone(),

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::fetching::{Fetched, Fetcher, Limits, blocking, consumer, operation, watermarks};
+use super::fetching::{
+    Fetched, Fetcher, Limits, blocking, consumer, explained, operation, watermarks,
+};
 use super::{Message, Start};
 use crate::admin::Isolation;
 use crate::config::KafkaConfig;
@@ -166,7 +168,9 @@ fn all_partitions(config: &KafkaConfig, topic: &str) -> Result<Vec<i32>, Error> 
     use rdkafka::consumer::Consumer;
     let asking = consumer(config, Isolation::ReadUncommitted, None)?;
     let described = topics::describe(asking.client(), topic, DESCRIBE)
-        .map_err(|failure: Failure| operation("describe topic", topic, failure))?
+        .map_err(|failure: Failure| {
+            explained(&asking, operation("describe topic", topic, failure))
+        })?
         .ok_or_else(|| Error::TopicMissing {
             topic: topic.to_owned(),
         })?;

@@ -310,7 +310,14 @@ impl Thread {
                 self.down_since = None;
                 Ok(())
             }
-            Err(error) => Err(operation("read", &self.topic, Failure::from(error))),
+            Err(error) => {
+                let failure = self
+                    .queue
+                    .consumer()
+                    .context()
+                    .explain(Failure::from(error));
+                Err(operation("read", &self.topic, failure))
+            }
         }
     }
 
@@ -469,7 +476,7 @@ pub(crate) fn consumer(
     };
     client.set("isolation.level", level);
     client
-        .create_with_context(Logged)
+        .create_with_context(Logged::default())
         .map_err(|error| Error::Client(Failure::from(error)))
 }
 
@@ -479,38 +486,45 @@ pub(crate) fn watermarks(
     topic: &str,
     partition: i32,
 ) -> Result<(i64, i64), Error> {
-    consumer
-        .fetch_watermarks(topic, partition, ASK)
-        .map_err(|error| {
-            let failure = Failure::from(error);
-            match failure.code {
-                RDKafkaErrorCode::UnknownTopicOrPartition
+    let asked = consumer.fetch_watermarks(topic, partition, ASK);
+    asked.map_err(|error| {
+        let failure = Failure::from(error);
+        let is_unknown = matches!(
+            failure.code,
+            RDKafkaErrorCode::UnknownTopicOrPartition
                 | RDKafkaErrorCode::UnknownTopic
                 | RDKafkaErrorCode::UnknownPartition
-                    if is_missing(consumer, topic, partition) =>
-                {
-                    Error::TopicMissing {
-                        topic: topic.to_owned(),
-                    }
-                }
-                // It is there, but its leader does not know yet.
-                RDKafkaErrorCode::UnknownTopicOrPartition
-                | RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownPartition => {
-                    let code = RDKafkaErrorCode::LeaderNotAvailable;
-                    operation("ask for the offsets of", topic, Failure::of(code))
-                }
-                _ => operation("ask for the offsets of", topic, failure),
-            }
-        })
+        );
+        let error = if is_unknown {
+            unknown(consumer, topic, partition)
+        } else {
+            operation("ask for the offsets of", topic, failure)
+        };
+        explained(consumer, error)
+    })
 }
 
-fn is_missing(consumer: &BaseConsumer<Logged>, topic: &str, partition: i32) -> bool {
-    let described = topics::describe_surely(consumer.client(), topic, PROBE);
-    match described {
-        Ok(None) => true,
-        Ok(Some(described)) => partition >= described.partitions,
-        Err(_) => false,
+/// Explains a silence by what has happened to the client's connections.
+pub(crate) fn explained(consumer: &BaseConsumer<Logged>, error: Error) -> Error {
+    // A consumer that only asks is polled nowhere else; what it has to tell waits for it.
+    while consumer.poll(Duration::ZERO).is_some() {}
+    consumer.context().explain_error(error)
+}
+
+/// Finds out what a partition is that the client does not know.
+fn unknown(consumer: &BaseConsumer<Logged>, topic: &str, partition: i32) -> Error {
+    let verb = "ask for the offsets of";
+    match topics::describe_surely(consumer.client(), topic, PROBE) {
+        // It is there, but its leader does not know yet.
+        Ok(Some(described)) if partition < described.partitions => operation(
+            verb,
+            topic,
+            Failure::of(RDKafkaErrorCode::LeaderNotAvailable),
+        ),
+        Ok(_) => Error::TopicMissing {
+            topic: topic.to_owned(),
+        },
+        Err(failure) => operation(verb, topic, failure),
     }
 }
 
