@@ -99,7 +99,10 @@ mod tests {
         readiness.send_replace(Readiness::Ready);
         assert_eq!(ask("/readyz").await.0, 200);
         let (_, text) = ask("/metrics").await;
-        assert!(text.contains("hutong_source_events_total{task=\"rk-0\"} 3"), "{text}");
+        assert!(
+            text.contains("hutong_source_events_total{task=\"rk-0\"} 3"),
+            "{text}"
+        );
         serving.abort();
     }
 }

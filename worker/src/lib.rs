@@ -10,30 +10,30 @@ mod config;
 
 mod task;
 
+mod follower;
 mod ownership;
 mod task_table;
-mod follower;
 mod tenure;
 
-mod supervisor;
 mod error_policy;
 mod status;
+mod supervisor;
 
-mod source_loop;
-mod source_host;
 mod live_keys;
 mod processor_loop;
 mod sink_loop;
+mod source_host;
+mod source_loop;
 
 mod requests;
 mod schema_cache;
 
-mod platform;
 mod budget;
 mod clock;
-mod metrics;
 mod http;
+mod metrics;
 mod owned;
+mod platform;
 mod retry;
 
 use std::net::SocketAddr;
@@ -117,7 +117,8 @@ async fn work(
         () = platform.ensure_topics() => {}
         () = asked(&mut stopping) => return Ok(()),
     }
-    let follow = Arc::clone(&platform.schemas).follow(platform.kafka.clone(), platform.cluster.schemas());
+    let follow =
+        Arc::clone(&platform.schemas).follow(platform.kafka.clone(), platform.cluster.schemas());
     let following = Owned::spawn("follower of schemas", follow);
     let ended = Ownership::run(platform, readiness, stopping).await;
     following.abort_and_wait().await;
@@ -197,7 +198,9 @@ impl Classified for Error {
             }
             Self::Kafka(error) => error.hint(),
             Self::Secret(error) => error.hint(),
-            Self::Listen { .. } | Self::Reference(_) | Self::Registry(_) | Self::Ended { .. } => None,
+            Self::Listen { .. } | Self::Reference(_) | Self::Registry(_) | Self::Ended { .. } => {
+                None
+            }
         }
     }
 }

@@ -190,7 +190,11 @@ mod tests {
             first.take(message(0, key, value));
         }
         let mut second = Pending::default();
-        for (partition, key, value) in [(0, "c", Some("2")), (1, "b", Some("2")), (0, "a", Some("3"))] {
+        for (partition, key, value) in [
+            (0, "c", Some("2")),
+            (1, "b", Some("2")),
+            (0, "a", Some("3")),
+        ] {
             second.take(message(partition, key, value));
         }
         let store = store.write(first).unwrap().write(second).unwrap();

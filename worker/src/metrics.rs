@@ -214,7 +214,10 @@ mod tests {
     #[test]
     fn a_forgotten_task_is_shown_no_more() {
         let metrics = Metrics::new();
-        metrics.source_events.with_label_values(&["gone-task"]).inc_by(7);
+        metrics
+            .source_events
+            .with_label_values(&["gone-task"])
+            .inc_by(7);
         metrics
             .task_errors
             .with_label_values(&["gone-task", "fatal"])

@@ -249,7 +249,11 @@ impl Ownership {
             }
             Followed::Record(id, message) => {
                 let partition = message.partition;
-                if self.partitions.get(&partition).is_some_and(|p| p.follower == id) {
+                if self
+                    .partitions
+                    .get(&partition)
+                    .is_some_and(|p| p.follower == id)
+                {
                     let changes = self.table(partition).take(&message);
                     self.apply(partition, changes).await;
                 }
@@ -325,7 +329,11 @@ impl Ownership {
     }
 
     fn refuse(&mut self, task: Option<String>, why: String) {
-        tracing::error!(task, error = why, "a record of the tasks topic cannot be read");
+        tracing::error!(
+            task,
+            error = why,
+            "a record of the tasks topic cannot be read"
+        );
         let Some(task) = task else {
             return;
         };
@@ -351,11 +359,16 @@ impl Ownership {
 
     fn publish(&mut self, key: String, value: Option<Vec<u8>>) {
         let publisher = Arc::clone(&self.platform.publisher);
-        self.answers.push(Owned::spawn(format!("status of {key}"), async move {
-            if let Err(error) = publisher.publish(key.clone(), value).await {
-                tracing::warn!(key, error = error.message, "could not write to the status topic");
-            }
-        }));
+        self.answers
+            .push(Owned::spawn(format!("status of {key}"), async move {
+                if let Err(error) = publisher.publish(key.clone(), value).await {
+                    tracing::warn!(
+                        key,
+                        error = error.message,
+                        "could not write to the status topic"
+                    );
+                }
+            }));
     }
 
     /// Stops the tasks of some partitions in order, all at the same time.
@@ -456,7 +469,10 @@ impl Ownership {
         set(&metrics.worker_delivering, &[], delivering);
         let used = usize::try_from(self.platform.budget.used_bytes()).unwrap_or(usize::MAX);
         set(&metrics.worker_budget_used_bytes, &[], used);
-        #[expect(clippy::cast_precision_loss, reason = "a difference of clocks, in seconds")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a difference of clocks, in seconds"
+        )]
         let ahead = self.platform.clock.broker_ahead_ms() as f64 / 1000.0;
         let gauge = &metrics.worker_clock_ahead_seconds;
         gauge.with_label_values::<&str>(&[]).set(ahead);

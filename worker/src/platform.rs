@@ -43,8 +43,8 @@ impl Platform {
     /// What the configuration cannot become, and a secret of the worker's own that is not there.
     pub(crate) fn new(config: Config) -> Result<Self, Error> {
         let session_timeout = config.session_timeout.as_millis().to_string();
-        let kafka = KafkaConfig::new(config.kafka.clone())?
-            .with("session.timeout.ms", &session_timeout)?;
+        let kafka =
+            KafkaConfig::new(config.kafka.clone())?.with("session.timeout.ms", &session_timeout)?;
         let cluster = Cluster::new(&config.cluster)?;
         let secrets = Secrets {
             dir: config.secrets_dir.clone(),

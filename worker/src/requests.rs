@@ -31,7 +31,10 @@ pub(crate) struct ConnectorConfig {
 pub(crate) async fn answer(platform: Arc<Platform>, request: RequestRecord) {
     let remaining_ms = request.deadline_ms.saturating_sub(platform.clock.now_ms());
     let Ok(remaining_ms) = u64::try_from(remaining_ms) else {
-        tracing::debug!(request = request.request, "a request came after its deadline");
+        tracing::debug!(
+            request = request.request,
+            "a request came after its deadline"
+        );
         return;
     };
     let answering = async {
@@ -50,9 +53,16 @@ pub(crate) async fn answer(platform: Arc<Platform>, request: RequestRecord) {
     match tokio::time::timeout(Duration::from_millis(remaining_ms), answering).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => {
-            tracing::warn!(request = request.request, error = error.message, "could not answer a request");
+            tracing::warn!(
+                request = request.request,
+                error = error.message,
+                "could not answer a request"
+            );
         }
-        Err(_) => tracing::warn!(request = request.request, "a request was not answered in time"),
+        Err(_) => tracing::warn!(
+            request = request.request,
+            "a request was not answered in time"
+        ),
     }
 }
 
@@ -67,7 +77,10 @@ async fn validate(secrets: &Secrets, config: &serde_json::Value) -> Vec<Property
     let config: ConnectorConfig = match ConnectorConfig::deserialize(config) {
         Ok(config) => config,
         Err(error) => {
-            return vec![PropertyError::new("connector.class", format!("the request is malformed: {error}"))];
+            return vec![PropertyError::new(
+                "connector.class",
+                format!("the request is malformed: {error}"),
+            )];
         }
     };
     let name = config.properties.get("name").map_or("", String::as_str);
@@ -82,7 +95,9 @@ async fn validate(secrets: &Secrets, config: &serde_json::Value) -> Vec<Property
         },
         other => vec![PropertyError::new(
             "connector.class",
-            format!("no connector has the class {other}; there are {SOURCE_CLASS} and {SINK_CLASS}"),
+            format!(
+                "no connector has the class {other}; there are {SOURCE_CLASS} and {SINK_CLASS}"
+            ),
         )],
     }
 }
@@ -96,7 +111,9 @@ async fn validate_source(secrets: &Secrets, config: postgres_source::Config) -> 
 
 async fn validate_sink(secrets: &Secrets, config: jdbc_sink::Config) -> Vec<PropertyError> {
     match password(secrets, config.connection.password.as_ref()) {
-        Ok(password) => hutong_connectors_postgres::sink::validate(&config, password.as_ref()).await,
+        Ok(password) => {
+            hutong_connectors_postgres::sink::validate(&config, password.as_ref()).await
+        }
         Err(error) => vec![PropertyError::new("connection.password", error)],
     }
 }

@@ -371,7 +371,7 @@ impl Classified for Error {
         match self {
             Self::Unknown { .. } | Self::NoSubject { .. } | Self::Unreachable { .. } => {
                 Class::Transient
-            },
+            }
             Self::NoRegistry { .. } | Self::Client(_) => Class::Definite,
             Self::Refused { status, .. } => match status {
                 // Too many requests, and whatever is the server's own trouble.
@@ -438,8 +438,18 @@ mod tests {
     }
 
     fn bring_schema(cache: &SchemaCache, id: u32, deleted: bool) {
-        let schema = SchemaRecord { v: 1, id, schema: RECORD.to_owned() };
-        let subject = SubjectRecord { v: 1, subject: "a-value".into(), version: 1, id, deleted };
+        let schema = SchemaRecord {
+            v: 1,
+            id,
+            schema: RECORD.to_owned(),
+        };
+        let subject = SubjectRecord {
+            v: 1,
+            subject: "a-value".into(),
+            version: 1,
+            id,
+            deleted,
+        };
         bring(cache, &format!("schema/{id}"), Some(schema.encode()));
         bring(cache, "subject/a-value/1", Some(subject.encode()));
     }
@@ -449,7 +459,10 @@ mod tests {
         let cache = cache(None);
         bring_schema(&cache, 7, false);
         let spaced = RECORD.replace(',', " ,\n ");
-        assert_eq!(cache.register("a-value", &spaced).await.unwrap(), SchemaId(7));
+        assert_eq!(
+            cache.register("a-value", &spaced).await.unwrap(),
+            SchemaId(7)
+        );
         assert_eq!(&*cache.schema(SchemaId(7)).await.unwrap(), RECORD);
         let error = cache.register("b-value", RECORD).await.unwrap_err();
         assert_eq!(error.class(), Class::Definite);
@@ -491,8 +504,14 @@ mod tests {
         asked.lock().unwrap().push((subject.clone(), authorization));
         assert!(body["schema"].is_string());
         match subject.as_str() {
-            "busy" => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"error_code": 50301, "message": "busy"}))),
-            "narrow" => (StatusCode::CONFLICT, Json(json!({"error_code": 409, "message": "field a was removed"}))),
+            "busy" => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                Json(json!({"error_code": 50301, "message": "busy"})),
+            ),
+            "narrow" => (
+                StatusCode::CONFLICT,
+                Json(json!({"error_code": 409, "message": "field a was removed"})),
+            ),
             _ => (StatusCode::OK, Json(json!({"id": 41}))),
         }
     }
@@ -530,12 +549,18 @@ mod tests {
         assert_eq!(busy.class(), Class::Transient);
         let narrow = cache.register("narrow", RECORD).await.unwrap_err();
         assert_eq!(narrow.class(), Class::Definite);
-        assert!(narrow.to_string().contains("field a was removed"), "{narrow}");
+        assert!(
+            narrow.to_string().contains("field a was removed"),
+            "{narrow}"
+        );
     }
 
     #[test]
     fn a_subject_is_one_segment_of_the_path() {
-        assert_eq!(encode_segment("rk.public.person-value"), "rk.public.person-value");
+        assert_eq!(
+            encode_segment("rk.public.person-value"),
+            "rk.public.person-value"
+        );
         assert_eq!(encode_segment("a/b c%"), "a%2Fb%20c%25");
     }
 }

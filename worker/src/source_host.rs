@@ -38,9 +38,15 @@ pub(crate) struct KafkaHost {
 #[async_trait]
 impl SourceHost for KafkaHost {
     async fn register(&self, subject: &str, schema: &str) -> Result<SchemaId, HostError> {
-        self.schemas.register(subject, schema).await.map_err(|error| {
-            HostError::wrap(format!("could not get an id for the schema of {subject}"), error)
-        })
+        self.schemas
+            .register(subject, schema)
+            .await
+            .map_err(|error| {
+                HostError::wrap(
+                    format!("could not get an id for the schema of {subject}"),
+                    error,
+                )
+            })
     }
 
     async fn ensure_topic(
@@ -67,7 +73,10 @@ impl SourceHost for KafkaHost {
     }
 
     async fn announce_tables(&self, tables: &[TableAnnouncement]) -> Result<(), HostError> {
-        let plain = tables.iter().map(|table| self.table_record(table)).collect();
+        let plain = tables
+            .iter()
+            .map(|table| self.table_record(table))
+            .collect();
         let transaction = Transaction {
             plain,
             ..Transaction::default()

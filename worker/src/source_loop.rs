@@ -34,10 +34,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use hutong_connectors_core::SOURCE_CLASS;
 use hutong_connectors_core::postgres_source::Config;
 use hutong_connectors_core::secret::Secret;
 use hutong_connectors_core::source::SourceBatch;
-use hutong_connectors_core::SOURCE_CLASS;
 use hutong_connectors_postgres::source::{self, Connected};
 use hutong_schemas::class::Class;
 use hutong_transport::producer::{PositionWrite, Transaction, TransactionalProducer};
@@ -100,38 +100,35 @@ pub(crate) async fn run(ctx: TaskContext) -> Result<Stopped, TaskError> {
 
 /// Gives up the slot and the publication if they were made by us, then the position: in this
 /// order, so that a crash between both repeats the first and a position without a slot never waits
-/// for a connector of the same name.
+/// for a connector of the same name. What keeps a source from running, such as a table that is
+/// gone, does not keep it from going: the server is asked for nothing but its identity.
 pub(crate) async fn delete(ctx: TaskContext) -> Result<(), TaskError> {
     let config = parse(&ctx)?;
     let password = password(&ctx, &config)?;
-    match Connected::open(config.clone(), password.clone()).await {
-        Ok(connected) => {
-            let owner = connected.owner();
-            drop(connected);
-            let (producer, position) = start_producer(&ctx, &owner).await?;
-            let dropped = source::drop_owned(config, password, position.as_ref()).await?;
-            tracing::info!(task = ctx.task.task, owner, ?dropped, "a source gave up what it owned");
-            let forget = position_write(&ctx, &owner, None);
-            let transaction = Transaction {
-                positions: vec![forget],
-                ..Transaction::default()
-            };
-            producer.commit(transaction).await?;
-            producer.close().await;
-        }
-        // What keeps it from running, such as a table that is gone, must not keep it from going.
-        Err(error) if TaskError::from_ref(&error).class == Class::Definite => {
-            let dropped = source::drop_owned(config, password, None).await?;
-            tracing::info!(task = ctx.task.task, ?dropped, "a source that could not run gave up what it owned");
-        }
-        Err(error) => return Err(error.into()),
-    }
+    let owner = source::owner(&config, password.clone()).await?;
+    let (producer, position) = start_producer(&ctx, &owner).await?;
+    let dropped = source::drop_owned(config, password, position.as_ref()).await?;
+    tracing::info!(
+        task = ctx.task.task,
+        owner,
+        ?dropped,
+        "a source gave up what it owned"
+    );
+    let transaction = Transaction {
+        positions: vec![position_write(&ctx, &owner, None)],
+        ..Transaction::default()
+    };
+    producer.commit(transaction).await?;
+    producer.close().await;
     Ok(())
 }
 
 fn parse(ctx: &TaskContext) -> Result<Config, TaskError> {
     let malformed = |error: serde_json::Error| {
-        TaskError::new(Class::Definite, format!("the task's configuration is malformed: {error}"))
+        TaskError::new(
+            Class::Definite,
+            format!("the task's configuration is malformed: {error}"),
+        )
     };
     let config = ConnectorConfig::deserialize(&ctx.task.config).map_err(malformed)?;
     if config.class != SOURCE_CLASS {
@@ -254,6 +251,9 @@ impl Commits<'_> {
 
 /// Counts change events: a tombstone only tells compaction that the event before it was a delete.
 fn events(records: &hutong_schemas::batch::RecordBatch) -> u64 {
-    let events = records.records.iter().filter(|record| record.value.is_some());
+    let events = records
+        .records
+        .iter()
+        .filter(|record| record.value.is_some());
     u64::try_from(events.count()).unwrap_or(u64::MAX)
 }

@@ -220,7 +220,11 @@ impl Shared {
 pub(crate) trait Publish: Send + Sync {
     /// Makes a record of the status topic durable and returns the broker's time of it. `None`
     /// removes what stood under the key.
-    async fn publish(&self, key: String, value: Option<Vec<u8>>) -> Result<i64, crate::task::TaskError>;
+    async fn publish(
+        &self,
+        key: String,
+        value: Option<Vec<u8>>,
+    ) -> Result<i64, crate::task::TaskError>;
 }
 
 /// Publishes a task's status until its handle is closed. A write that fails is repeated with what

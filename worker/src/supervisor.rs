@@ -83,7 +83,10 @@ enum Phase {
     },
     /// Nothing runs until a moment. Entered after an error that is tried again; not durable, a
     /// crash forgets the wait; ends with the moment, or with a record that wants something else.
-    Waiting { until: Instant, task: Arc<TaskRecord> },
+    Waiting {
+        until: Instant,
+        task: Arc<TaskRecord>,
+    },
     /// An attempt runs. Ends when the attempt does.
     Running(Running),
     /// Nothing runs until a person acts. Entered after an error that is not tried again; the
@@ -294,7 +297,11 @@ impl Supervisor {
         match self.end(running).await {
             Some(Ok(Ended::Ran(Err(error)) | Ended::Deleted(Err(error))) | Err(error)) => {
                 self.count(&task, &error);
-                tracing::warn!(task = task.task, error = error.message, "a task ended with an error when told to stop");
+                tracing::warn!(
+                    task = task.task,
+                    error = error.message,
+                    "a task ended with an error when told to stop"
+                );
                 Phase::Idle
             }
             Some(Ok(Ended::Ran(Ok(_)) | Ended::Deleted(Ok(())))) | None => Phase::Idle,
@@ -322,11 +329,18 @@ impl Supervisor {
     /// Shows a state in which nothing runs, which only the owner may say.
     async fn show(&self, wanted: &Arc<TaskRecord>, state: TaskState) -> Phase {
         if let Err(error) = self.runner.prove_membership().await {
-            tracing::debug!(task = wanted.task, error = error.message, "could not prove membership");
+            tracing::debug!(
+                task = wanted.task,
+                error = error.message,
+                "could not prove membership"
+            );
             return self.wait_phase(PROOF_RETRY, Arc::clone(wanted));
         }
         self.status.about(wanted);
-        self.metrics.task_failed.with_label_values(&[&wanted.task]).set(0);
+        self.metrics
+            .task_failed
+            .with_label_values(&[&wanted.task])
+            .set(0);
         let held = TaskError::new(
             Class::Transient,
             "this worker has not been able to follow its tasks for too long and does not deliver until it can",
@@ -340,11 +354,7 @@ impl Supervisor {
     }
 
     /// Waits until something may have changed.
-    async fn wait(
-        &mut self,
-        phase: &mut Phase,
-        give_up: &mut oneshot::Receiver<()>,
-    ) -> Event {
+    async fn wait(&mut self, phase: &mut Phase, give_up: &mut oneshot::Receiver<()>) -> Event {
         let until = match phase {
             Phase::Waiting { until, .. } => Some(tokio::time::Instant::from_std(*until)),
             Phase::Idle
@@ -385,7 +395,9 @@ impl Supervisor {
             return phase;
         };
         let error = match ended {
-            Ok(Ended::Ran(Ok(Stopped::ForNewVersion))) if self.newest.borrow().version > task.version => {
+            Ok(Ended::Ran(Ok(Stopped::ForNewVersion)))
+                if self.newest.borrow().version > task.version =>
+            {
                 return Phase::Idle;
             }
             // Nobody asks an attempt to stop but `end`, which waits for it itself.
@@ -400,22 +412,47 @@ impl Supervisor {
         };
         match self.decide(&task, since, &error, history) {
             Action::Fail => {
-                tracing::error!(task = task.task, class = error.class.as_str(), error = error.message, hint = error.hint, "a task failed and waits for a person");
-                self.metrics.task_failed.with_label_values(&[&task.task]).set(1);
-                self.status.set_state(TaskState::Failed, Some(error.status_report()));
+                tracing::error!(
+                    task = task.task,
+                    class = error.class.as_str(),
+                    error = error.message,
+                    hint = error.hint,
+                    "a task failed and waits for a person"
+                );
+                self.metrics
+                    .task_failed
+                    .with_label_values(&[&task.task])
+                    .set(1);
+                self.status
+                    .set_state(TaskState::Failed, Some(error.status_report()));
                 Phase::Failed { task }
             }
             Action::Restart { after, loud } => {
                 if loud {
-                    tracing::error!(task = task.task, class = error.class.as_str(), error = error.message, "a task keeps failing and starts again");
+                    tracing::error!(
+                        task = task.task,
+                        class = error.class.as_str(),
+                        error = error.message,
+                        "a task keeps failing and starts again"
+                    );
                 } else {
-                    tracing::warn!(task = task.task, class = error.class.as_str(), error = error.message, "a task starts again after an error");
+                    tracing::warn!(
+                        task = task.task,
+                        class = error.class.as_str(),
+                        error = error.message,
+                        "a task starts again after an error"
+                    );
                 }
-                self.status.set_state(TaskState::Restarting, Some(error.status_report()));
+                self.status
+                    .set_state(TaskState::Restarting, Some(error.status_report()));
                 self.wait_phase(after, task)
             }
             Action::RestartSilently { after } => {
-                tracing::info!(task = task.task, error = error.message, "a task was fenced and asks the group whether it is still ours");
+                tracing::info!(
+                    task = task.task,
+                    error = error.message,
+                    "a task was fenced and asks the group whether it is still ours"
+                );
                 self.status.mute();
                 self.wait_phase(after, task)
             }
@@ -428,7 +465,10 @@ impl Supervisor {
     }
 
     fn wait_phase(&self, after: Duration, task: Arc<TaskRecord>) -> Phase {
-        self.metrics.task_restarts.with_label_values(&[&task.task]).inc();
+        self.metrics
+            .task_restarts
+            .with_label_values(&[&task.task])
+            .inc();
         Phase::Waiting {
             until: Instant::now() + after,
             task,
@@ -445,7 +485,11 @@ impl Supervisor {
         self.count(task, error);
         // What the loop did before it said that it works was a start, however long it took.
         let works = self.status.state().0 == TaskState::Running;
-        let worked_for = if works { since.elapsed() } else { Duration::ZERO };
+        let worked_for = if works {
+            since.elapsed()
+        } else {
+            Duration::ZERO
+        };
         history.decide(error.class, Instant::now(), worked_for, rand::random())
     }
 }

@@ -20,8 +20,8 @@ use std::sync::Arc;
 use hutong_connectors_core::ErrorReport;
 use hutong_connectors_core::secret::{Secret, Secrets};
 use hutong_schemas::class::{Class, Classified};
-use hutong_transport::admin::Admin;
 use hutong_transport::KafkaConfig;
+use hutong_transport::admin::Admin;
 use hutong_transport::names::Cluster;
 use hutong_transport::record::{self, TaskRecord};
 use tokio::sync::watch;
@@ -122,15 +122,6 @@ impl TaskError {
         }
     }
 
-    /// Describes an error that is still needed.
-    pub(crate) fn from_ref(error: &(impl Classified + 'static)) -> Self {
-        Self {
-            class: error.class(),
-            message: chain(error),
-            hint: error.hint(),
-        }
-    }
-
     /// Adds what a person can do about it.
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -172,7 +163,11 @@ impl std::fmt::Display for TaskError {
 /// must not implement [`Classified`].
 impl<E: Classified + 'static> From<E> for TaskError {
     fn from(error: E) -> Self {
-        Self::from_ref(&error)
+        Self {
+            class: error.class(),
+            message: chain(&error),
+            hint: error.hint(),
+        }
     }
 }
 

@@ -113,9 +113,8 @@ impl TaskTable {
     /// The pass has reached the end.
     pub(crate) fn end_pass(&mut self) -> Vec<Change> {
         let pass = self.pass;
-        let unseen = |(task, entry): (&String, &Entry)| {
-            (entry.seen_in_pass != pass).then(|| task.clone())
-        };
+        let unseen =
+            |(task, entry): (&String, &Entry)| (entry.seen_in_pass != pass).then(|| task.clone());
         let gone: Vec<String> = self.tasks.iter().filter_map(unseen).collect();
         for task in &gone {
             self.tasks.remove(task);
@@ -224,7 +223,10 @@ mod tests {
     fn a_request_is_asked_once_and_not_if_it_was_withdrawn_before_the_end() {
         let mut table = TaskTable::default();
         table.begin_pass();
-        assert_eq!(table.take(&message("request/r", Some(request().encode()))), []);
+        assert_eq!(
+            table.take(&message("request/r", Some(request().encode()))),
+            []
+        );
         assert_eq!(table.end_pass(), [Change::Asked(request())]);
         table.begin_pass();
         assert_eq!(table.end_pass(), []);

@@ -96,11 +96,21 @@ impl Tenure {
             tracing::error!(task = self.task, "a supervisor ended by itself");
         }
         if let Err(error) = self.supervisor.finished().await {
-            tracing::error!(task = self.task, error = error.message, "a supervisor ended badly");
+            tracing::error!(
+                task = self.task,
+                error = error.message,
+                "a supervisor ended badly"
+            );
         }
         let last = status::publish_once(&self.status, &*self.platform.publisher);
-        if tokio::time::timeout(LAST_STATUS_DEADLINE, last).await.is_err() {
-            tracing::warn!(task = self.task, "could not say in time that a task was given up");
+        if tokio::time::timeout(LAST_STATUS_DEADLINE, last)
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                task = self.task,
+                "could not say in time that a task was given up"
+            );
         }
         self.status.close();
         self.platform.metrics.forget_task(&self.task);

@@ -65,7 +65,11 @@ impl Bench {
         let kafka = KafkaConfig::plain(&bootstrap).unwrap();
         let cluster = Cluster::new(&name).unwrap();
         let admin = Admin::new(&kafka).unwrap();
-        for spec in [TopicSpec::tasks(&cluster, "default"), TopicSpec::status(&cluster, "default"), TopicSpec::schemas(&cluster)] {
+        for spec in [
+            TopicSpec::tasks(&cluster, "default"),
+            TopicSpec::status(&cluster, "default"),
+            TopicSpec::schemas(&cluster),
+        ] {
             admin.ensure_topic(&spec).await.unwrap();
         }
         let producer = PlainProducer::new(&kafka).unwrap();
@@ -119,7 +123,8 @@ impl Bench {
 
     pub(crate) async fn ask(&self, request: &RequestRecord) {
         let key = format!("request/{}", request.request);
-        self.send(key, &request.request, Some(request.encode())).await;
+        self.send(key, &request.request, Some(request.encode()))
+            .await;
     }
 
     /// Waits until the newest status of a task is as wanted.
@@ -150,11 +155,14 @@ impl Bench {
         .await
     }
 
-    /// Waits until a source with one table has left its snapshot behind.
+    /// Waits until a source with one table has left its snapshot behind, durably.
     pub(crate) async fn streams(&self, task: &TaskRecord) -> StatusRecord {
         self.status(task, |status| {
+            let position = &status.details["position"];
             status.state == TaskState::Running
                 && status.details["tables"][0]["state"] == "streaming"
+                && position["lsn"].is_string()
+                && position["snapshot"].is_null()
         })
         .await
     }
@@ -198,17 +206,32 @@ impl Bench {
         let Some(_) = admin.topic(topic).await.unwrap() else {
             return Vec::new();
         };
-        let ends = admin.end_offsets(topic, Isolation::ReadCommitted).await.unwrap();
-        let mut reader =
-            PartitionReader::open(&self.kafka, topic, 0, Start::Earliest, Isolation::ReadCommitted)
-                .await
-                .unwrap();
+        let ends = admin
+            .end_offsets(topic, Isolation::ReadCommitted)
+            .await
+            .unwrap();
+        let mut reader = PartitionReader::open(
+            &self.kafka,
+            topic,
+            0,
+            Start::Earliest,
+            Isolation::ReadCommitted,
+        )
+        .await
+        .unwrap();
         let mut decoders: BTreeMap<u32, EventDecoder> = BTreeMap::new();
         let mut events = Vec::new();
         let deadline = Instant::now() + PATIENCE;
         while reader.position() < ends[&0] {
-            assert!(Instant::now() < deadline, "the end of {topic} does not come");
-            for message in reader.poll(1 << 20, Duration::from_millis(200)).await.unwrap() {
+            assert!(
+                Instant::now() < deadline,
+                "the end of {topic} does not come"
+            );
+            for message in reader
+                .poll(1 << 20, Duration::from_millis(200))
+                .await
+                .unwrap()
+            {
                 let Some(value) = message.value else {
                     events.push("tombstone".to_owned());
                     continue;
@@ -235,7 +258,11 @@ impl Bench {
             if events.len() >= count {
                 return events;
             }
-            assert!(Instant::now() < deadline, "{} of {count} events in {topic}", events.len());
+            assert!(
+                Instant::now() < deadline,
+                "{} of {count} events in {topic}",
+                events.len()
+            );
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
@@ -264,12 +291,20 @@ impl Worker {
             };
             Box::pin(hutong_worker::run(config, shutdown)).await
         });
-        Self { address, stop: Some(stop), running }
+        Self {
+            address,
+            stop: Some(stop),
+            running,
+        }
     }
 
     /// Stops it in order.
     pub(crate) async fn stop(mut self) {
-        self.stop.take().unwrap().send(()).expect("the worker has not ended");
+        self.stop
+            .take()
+            .unwrap()
+            .send(())
+            .expect("the worker has not ended");
         let ended = tokio::time::timeout(PATIENCE, &mut self.running).await;
         ended.expect("the worker stops in time").unwrap().unwrap();
     }
@@ -316,7 +351,10 @@ impl Database {
         let url = variable("HUTONG_TEST_POSTGRES");
         let admin = connect(&url, None).await;
         let name = bench.name.clone();
-        admin.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+        admin
+            .batch_execute(&format!("CREATE DATABASE {name}"))
+            .await
+            .unwrap();
         let config: tokio_postgres::Config = url.parse().unwrap();
         let host = match &config.get_hosts()[0] {
             tokio_postgres::config::Host::Tcp(host) => host.clone(),
@@ -332,7 +370,10 @@ impl Database {
     }
 
     pub(crate) async fn sql(&self, sql: &str) {
-        self.client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        self.client
+            .batch_execute(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
     pub(crate) async fn count(&self, sql: &str) -> i64 {
@@ -340,7 +381,10 @@ impl Database {
     }
 
     pub(crate) async fn slots(&self) -> i64 {
-        let sql = format!("SELECT count(*) FROM pg_replication_slots WHERE database = '{}' AND NOT temporary", self.name);
+        let sql = format!(
+            "SELECT count(*) FROM pg_replication_slots WHERE database = '{}' AND NOT temporary",
+            self.name
+        );
         self.count(&sql).await
     }
 
@@ -377,8 +421,12 @@ impl Database {
     pub(crate) async fn remove(self) {
         let admin = connect(&variable("HUTONG_TEST_POSTGRES"), None).await;
         let name = &self.name;
-        let kill = format!("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = '{name}' AND active");
-        let drop_slots = format!("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{name}'");
+        let kill = format!(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = '{name}' AND active"
+        );
+        let drop_slots = format!(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{name}'"
+        );
         let deadline = Instant::now() + PATIENCE;
         loop {
             admin.batch_execute(&kill).await.unwrap();
@@ -388,7 +436,10 @@ impl Database {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        admin.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
+        admin
+            .batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)"))
+            .await
+            .unwrap();
     }
 }
 

@@ -19,7 +19,9 @@ fn request(name: &str, deadline_ms: i64, config: serde_json::Value) -> RequestRe
 }
 
 fn now_ms() -> i64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap();
     i64::try_from(now.as_millis()).unwrap()
 }
 
@@ -27,7 +29,9 @@ fn now_ms() -> i64 {
 async fn a_task_moves_to_another_worker_when_its_own_dies() {
     let bench = Bench::new("moves").await;
     let database = Database::new(&bench).await;
-    database.sql("CREATE TABLE person (id int PRIMARY KEY, name text)").await;
+    database
+        .sql("CREATE TABLE person (id int PRIMARY KEY, name text)")
+        .await;
     let task = database.source("public.person");
     let first = bench.worker("worker-1");
     bench.want(&task).await;
@@ -42,7 +46,11 @@ async fn a_task_moves_to_another_worker_when_its_own_dies() {
         })
         .await;
     // The session timeout of the bench is 6 s; joining and starting take their time as well.
-    assert!(began.elapsed() < Duration::from_secs(20), "took {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "took {:?}",
+        began.elapsed()
+    );
     database.sql("INSERT INTO person VALUES (1, 'a')").await;
     let topic = format!("{}.public.person", database.name);
     assert_eq!(bench.events_until(&topic, 1).await, ["Create 1 a"]);
@@ -54,7 +62,9 @@ async fn a_task_moves_to_another_worker_when_its_own_dies() {
 async fn a_configuration_is_validated_where_it_shall_run_and_late_requests_are_ignored() {
     let bench = Bench::new("asks").await;
     let database = Database::new(&bench).await;
-    database.sql("CREATE TABLE person (id int PRIMARY KEY, name text)").await;
+    database
+        .sql("CREATE TABLE person (id int PRIMARY KEY, name text)")
+        .await;
     let worker = bench.worker("worker-1");
     let good = json!({ "class": SOURCE_CLASS, "properties": database.properties("public.person") });
     let mut wrong = good.clone();
@@ -64,16 +74,24 @@ async fn a_configuration_is_validated_where_it_shall_run_and_late_requests_are_i
     malformed["properties"]["database.pasword"] = "x".into();
 
     let deadline_ms = now_ms() + 60_000;
-    bench.ask(&request("late", now_ms() - 1, good.clone())).await;
+    bench
+        .ask(&request("late", now_ms() - 1, good.clone()))
+        .await;
     bench.ask(&request("good", deadline_ms, good)).await;
     bench.ask(&request("wrong", deadline_ms, wrong)).await;
-    bench.ask(&request("malformed", deadline_ms, malformed)).await;
+    bench
+        .ask(&request("malformed", deadline_ms, malformed))
+        .await;
 
     let patience = Duration::from_secs(30);
     let answer = bench.answer("good", patience).await.unwrap();
     assert_eq!(answer.errors, []);
     let answer = bench.answer("wrong", patience).await.unwrap();
-    assert!(answer.errors[0].message.contains("no_such_database"), "{:?}", answer.errors);
+    assert!(
+        answer.errors[0].message.contains("no_such_database"),
+        "{:?}",
+        answer.errors
+    );
     let answer = bench.answer("malformed", patience).await.unwrap();
     let properties: Vec<&str> = answer.errors.iter().map(|e| e.property.as_str()).collect();
     assert!(properties.contains(&"snapshot.mode"), "{properties:?}");

@@ -61,7 +61,10 @@ async fn register(
     Json(body): Json<Value>,
 ) -> (StatusCode, Json<Value>) {
     if state.is_away.load(Ordering::SeqCst) {
-        return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"message": "away"})));
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(json!({"message": "away"})),
+        );
     }
     let schema = body["schema"].as_str().unwrap().to_owned();
     let (id, is_new) = {
@@ -81,7 +84,13 @@ async fn register(
             *version
         };
         let schema = SchemaRecord { v: 1, id, schema };
-        let entry = SubjectRecord { v: 1, subject: subject.clone(), version, id, deleted: false };
+        let entry = SubjectRecord {
+            v: 1,
+            subject: subject.clone(),
+            version,
+            id,
+            deleted: false,
+        };
         for (key, value) in [
             (format!("schema/{id}"), schema.encode()),
             (format!("subject/{subject}/{version}"), entry.encode()),

@@ -29,10 +29,17 @@ async fn a_table_and_its_changes_are_in_the_topic_once_and_the_status_tells() {
     bench.want(&task).await;
     let topic = format!("{}.public.person", database.name);
     bench.streams(&task).await;
-    assert_eq!(bench.events_until(&topic, 100).await, expected("Read", 1, 100));
+    assert_eq!(
+        bench.events_until(&topic, 100).await,
+        expected("Read", 1, 100)
+    );
 
-    database.sql("INSERT INTO person VALUES (101, 'p101')").await;
-    database.sql("UPDATE person SET name = 'renamed' WHERE id = 101").await;
+    database
+        .sql("INSERT INTO person VALUES (101, 'p101')")
+        .await;
+    database
+        .sql("UPDATE person SET name = 'renamed' WHERE id = 101")
+        .await;
     database.sql("DELETE FROM person WHERE id = 1").await;
     let events = bench.events_until(&topic, 104).await;
     assert_eq!(events[100..102], ["Create 101 p101", "Update 101 renamed"]);
@@ -54,7 +61,10 @@ async fn a_table_and_its_changes_are_in_the_topic_once_and_the_status_tells() {
         panic!("the table is announced")
     };
     let table = TableRecord::decode(&message.value.unwrap()).unwrap();
-    assert_eq!((table.topic, table.connector), (topic, task.connector.clone()));
+    assert_eq!(
+        (table.topic, table.connector),
+        (topic, task.connector.clone())
+    );
     worker.stop().await;
     bench.state(&task, TaskState::Unassigned).await;
     database.remove().await;
@@ -86,7 +96,11 @@ async fn a_worker_that_crashes_comes_back_within_ten_seconds_and_repeats_nothing
         writing.await.unwrap();
         let all = usize::try_from((round + 1) * 100).unwrap();
         bench.events_until(&topic, all).await;
-        assert!(began.elapsed() < Duration::from_secs(10), "took {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "took {:?}",
+            began.elapsed()
+        );
     }
     assert_eq!(bench.events(&topic).await, expected("Create", 1, 400));
     worker.stop().await;
@@ -103,11 +117,16 @@ async fn a_lost_answer_to_a_commit_loses_and_repeats_nothing() {
     let worker = bench.worker("worker-1");
     bench.want(&task).await;
     bench.streams(&task).await;
-    for (round, fault) in [Fault::DropAnswer, Fault::FailBeforeCommit].into_iter().enumerate() {
+    for (round, fault) in [Fault::DropAnswer, Fault::FailBeforeCommit]
+        .into_iter()
+        .enumerate()
+    {
         let round = u32::try_from(round).unwrap();
         let armed = faults::arm(&database.name, fault, 1);
         database.sql(&rows(round * 50 + 1, round * 50 + 50)).await;
-        bench.events_until(&topic, usize::try_from(round * 50 + 50).unwrap()).await;
+        bench
+            .events_until(&topic, usize::try_from(round * 50 + 50).unwrap())
+            .await;
         drop(armed);
     }
     database.sql(&rows(101, 101)).await;

@@ -60,7 +60,15 @@ mod tests {
 
     #[test]
     fn what_has_no_unit_or_no_bound_is_refused() {
-        for text in ["10", "", "s", "-1s", "1.5s", "10 days", "99999999999999999999h"] {
+        for text in [
+            "10",
+            "",
+            "s",
+            "-1s",
+            "1.5s",
+            "10 days",
+            "99999999999999999999h",
+        ] {
             assert!(duration(text).is_err(), "{text}");
         }
         for text in ["8", "8MB", "MiB", "-8MiB", "99999999999GiB"] {

@@ -67,7 +67,11 @@ impl Runner for Model {
         let _guard = RunningGuard(&self.running);
         let does = {
             let mut script = self.script.lock().unwrap();
-            if script.is_empty() { Does::Work } else { script.remove(0) }
+            if script.is_empty() {
+                Does::Work
+            } else {
+                script.remove(0)
+            }
         };
         self.starts.send(attempt.task.version).await.unwrap();
         match does {
@@ -80,13 +84,19 @@ impl Runner for Model {
                 attempt.status.running();
                 std::future::pending().await
             }
-            Does::Fail(class) => Err(TaskError::new(class, format!("scripted {}", class.as_str()))
-                .with_hint("change the script")),
+            Does::Fail(class) => Err(
+                TaskError::new(class, format!("scripted {}", class.as_str()))
+                    .with_hint("change the script"),
+            ),
             Does::Panic => panic!("scripted panic"),
             Does::TakeNewVersion => {
                 attempt.status.running();
                 let version = attempt.task.version;
-                attempt.newest.wait_for(|task| task.version > version).await.unwrap();
+                attempt
+                    .newest
+                    .wait_for(|task| task.version > version)
+                    .await
+                    .unwrap();
                 Ok(Stopped::ForNewVersion)
             }
             Does::EndUnasked => Ok(Stopped::Asked),
@@ -94,7 +104,11 @@ impl Runner for Model {
     }
 
     async fn delete(&self, _attempt: Attempt) -> Result<(), TaskError> {
-        assert_eq!(self.running.load(Ordering::SeqCst), 0, "deleted while it runs");
+        assert_eq!(
+            self.running.load(Ordering::SeqCst),
+            0,
+            "deleted while it runs"
+        );
         self.deletions.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
@@ -173,7 +187,11 @@ impl Bench {
     async fn reaches(&self, state: TaskState) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.status.state().0 != state {
-            assert!(Instant::now() < deadline, "{:?}, not {state:?}", self.status.state());
+            assert!(
+                Instant::now() < deadline,
+                "{:?}, not {state:?}",
+                self.status.state()
+            );
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -264,7 +282,10 @@ async fn a_transient_error_starts_again_and_is_visible_until_it_works() {
 
 #[tokio::test]
 async fn a_panic_is_a_fatal_error_and_the_fourth_in_a_row_fails_the_task() {
-    let mut bench = Bench::new(TaskKind::Source, &[Does::Panic, Does::Panic, Does::EndUnasked, Does::Panic]);
+    let mut bench = Bench::new(
+        TaskKind::Source,
+        &[Does::Panic, Does::Panic, Does::EndUnasked, Does::Panic],
+    );
     for _ in 0..4 {
         bench.started().await;
     }
@@ -279,7 +300,10 @@ async fn a_fenced_task_starts_again_only_while_it_is_a_member() {
     bench.started().await;
     bench.model.is_member.store(false, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_millis(700)).await;
-    assert!(bench.starts.try_recv().is_err(), "started without membership");
+    assert!(
+        bench.starts.try_recv().is_err(),
+        "started without membership"
+    );
     assert_ne!(bench.status.state().0, TaskState::Failed);
     bench.model.is_member.store(true, Ordering::SeqCst);
     bench.started().await;
@@ -298,7 +322,10 @@ async fn a_source_takes_a_new_configuration_by_a_start_and_others_in_place() {
     assert_eq!(source.started().await, 2);
     source.want(|task| task.version = 3);
     tokio::time::sleep(Duration::from_millis(50)).await;
-    assert!(source.starts.try_recv().is_err(), "restarted without a change");
+    assert!(
+        source.starts.try_recv().is_err(),
+        "restarted without a change"
+    );
     source.give_up().await;
 
     let mut sink = Bench::new(TaskKind::Sink, &[Does::TakeNewVersion]);
