@@ -55,6 +55,8 @@ const SNAPSHOTS_TIMEOUT: Duration = Duration::from_secs(180);
 /// How long the sources' work is watched before the scenes begin.
 const WATCHED: Duration = Duration::from_secs(20);
 const REFRESH: Duration = Duration::from_secs(1);
+/// A small department is read in a second or two.
+const SNAPSHOT_REFRESH: Duration = Duration::from_millis(200);
 /// Time for the last changes to arrive before the comparison counts.
 const SETTLING: Duration = Duration::from_secs(60);
 
@@ -101,8 +103,10 @@ async fn play(options: &Options, stage: &Stage, screen: &mut Screen) -> Result<u
     screen.say("starting a control plane and two workers");
     let mut platform = start_platform(options, stage).await?;
     let mut watch = Watch::new(platform.api(), stage).await?;
-    register(&platform, stage, screen).await?;
+    register_sources(&platform, stage, screen).await?;
     watch_snapshots(&mut watch, screen).await?;
+    register_views(&platform, stage, screen).await?;
+    watch_views_fill(&mut watch, screen).await?;
 
     screen.say(&format!(
         "the departments begin to work: {} transactions/s",
@@ -164,11 +168,10 @@ async fn start_platform(options: &Options, stage: &Stage) -> Result<Platform> {
     Ok(platform)
 }
 
-async fn register(platform: &Platform, stage: &Stage, screen: &mut Screen) -> Result<()> {
-    let api = platform.api();
+async fn register_sources(platform: &Platform, stage: &Stage, screen: &mut Screen) -> Result<()> {
     for department in Department::ALL {
         let password = platform.secret("source");
-        registration::source(api, stage, department, &password).await?;
+        registration::source(platform.api(), stage, department, &password).await?;
         let name = registration::source_name(department);
         screen.say(&format!(
             "registered {name}: {} ({})",
@@ -176,6 +179,27 @@ async fn register(platform: &Platform, stage: &Stage, screen: &mut Screen) -> Re
             department.database()
         ));
     }
+    Ok(())
+}
+
+async fn watch_snapshots(watch: &mut Watch, screen: &mut Screen) -> Result<()> {
+    let deadline = Instant::now() + SNAPSHOTS_TIMEOUT;
+    loop {
+        screen.show(&watch.sources().await?);
+        if watch.all_streaming().await? {
+            screen.say("all tables are read; the sources follow their logs");
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let waiting = watch.not_running().await?;
+            bail!("snapshots are not done after {SNAPSHOTS_TIMEOUT:?}; not running: {waiting:?}");
+        }
+        tokio::time::sleep(SNAPSHOT_REFRESH).await;
+    }
+}
+
+async fn register_views(platform: &Platform, stage: &Stage, screen: &mut Screen) -> Result<()> {
+    let api = platform.api();
     for share in &SHARES {
         registration::view(api, stage, share).await?;
         registration::sink(api, stage, share, &platform.secret("sink")).await?;
@@ -189,23 +213,22 @@ async fn register(platform: &Platform, stage: &Stage, screen: &mut Screen) -> Re
     Ok(())
 }
 
-async fn watch_snapshots(watch: &mut Watch, screen: &mut Screen) -> Result<()> {
+async fn watch_views_fill(watch: &mut Watch, screen: &mut Screen) -> Result<()> {
     let deadline = Instant::now() + SNAPSHOTS_TIMEOUT;
+    screen.show_soon();
     loop {
         screen.show(&watch.panel().await?);
-        let mut filled = watch.all_streaming().await?;
+        let mut filled = true;
         for share in &SHARES {
             filled &= watch.rows(share).await? > 0;
         }
         if filled {
-            screen.say("all tables are read, every view has rows");
+            screen.say("every view has rows at its subscriber");
             return Ok(());
         }
         if Instant::now() > deadline {
             let waiting = watch.not_running().await?;
-            bail!(
-                "snapshots and views are not done after {SNAPSHOTS_TIMEOUT:?}; not running: {waiting:?}"
-            );
+            bail!("views are not filled after {SNAPSHOTS_TIMEOUT:?}; not running: {waiting:?}");
         }
         tokio::time::sleep(REFRESH).await;
     }

@@ -4,7 +4,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// Plain lines come no oftener.
+/// Panels of plain lines come no oftener.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The output of a demo.

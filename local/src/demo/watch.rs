@@ -1,7 +1,7 @@
 //! How things stand, as the platform tells over its API and the subscribers' tables show.
 
-use std::collections::BTreeMap;
-use std::time::Instant;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use serde_json::Value;
@@ -14,13 +14,17 @@ use super::stage::Stage;
 use crate::departments::Department;
 use crate::testkit::{Api, connect};
 
+/// A rate is taken over that time: sources report their counts every few seconds only.
+const WINDOW: Duration = Duration::from_secs(10);
+
 /// Looks at the platform, again and again.
 #[derive(Debug)]
 pub(super) struct Watch {
     api: Api,
     fronts: BTreeMap<&'static str, Client>,
     started: Instant,
-    before: BTreeMap<Department, (Instant, u64)>,
+    /// When a source had committed how many events, over the last [`WINDOW`].
+    before: BTreeMap<Department, VecDeque<(Instant, u64)>>,
 }
 
 /// A source as it reports itself.
@@ -51,12 +55,18 @@ impl Watch {
         })
     }
 
-    /// Returns the lines of a panel. Fails if a task has failed.
-    pub(super) async fn panel(&mut self) -> Result<Vec<String>> {
+    /// Returns the sources' lines. Fails if a task has failed.
+    pub(super) async fn sources(&mut self) -> Result<Vec<String>> {
         let mut lines = Vec::new();
         for department in Department::ALL {
             lines.push(self.source_line(department).await?);
         }
+        Ok(lines)
+    }
+
+    /// Returns the lines of a panel. Fails if a task has failed.
+    pub(super) async fn panel(&mut self) -> Result<Vec<String>> {
+        let mut lines = self.sources().await?;
         for share in &SHARES {
             lines.push(self.view_line(share).await?);
         }
@@ -141,23 +151,29 @@ impl Watch {
                 bar(done, total)
             ));
         }
-        let now = Instant::now();
-        let (then, events) = self
-            .before
-            .insert(department, (now, source.events))
-            .unwrap_or((now, source.events));
-        let seconds = (now - then).as_secs_f64();
-        let new = source.events.saturating_sub(events);
-        #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
-        let rate = if seconds > 0.0 {
-            new as f64 / seconds
-        } else {
-            0.0
-        };
+        let rate = self.rate(department, source.events);
         Ok(format!(
             "stream   {name:<5}{rate:>8.1} events/s, lag {:>5.1} s, {} events in all",
             source.lag_seconds, source.events
         ))
+    }
+
+    fn rate(&mut self, department: Department, events: u64) -> f64 {
+        let now = Instant::now();
+        let seen = self.before.entry(department).or_default();
+        // A source that has moved to another worker counts anew.
+        if seen.back().is_some_and(|(_, before)| *before > events) {
+            seen.clear();
+        }
+        seen.push_back((now, events));
+        while seen.front().is_some_and(|(then, _)| now - *then > WINDOW) {
+            seen.pop_front();
+        }
+        let (then, before) = seen.front().copied().unwrap_or((now, events));
+        let seconds = (now - then).as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+        let new = (events - before) as f64;
+        if seconds > 0.0 { new / seconds } else { 0.0 }
     }
 
     async fn view_line(&self, share: &Share) -> Result<String> {
