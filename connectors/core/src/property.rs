@@ -297,10 +297,10 @@ impl<'a> Values<'a> {
         if let Some(number) = number.filter(|number| range.contains(number)) {
             return number;
         }
-        self.refuse(
-            name,
-            format!("must be between {} and {}", range.start(), range.end()),
-        );
+        if !self.is_wrong(name) {
+            let message = format!("must be between {} and {}", range.start(), range.end());
+            self.refuse(name, message);
+        }
         *range.start()
     }
 
@@ -314,9 +314,16 @@ impl<'a> Values<'a> {
         if let Some((_, meaning)) = found {
             return *meaning;
         }
-        let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-        self.refuse(name, format!("must be one of {}", words.join(", ")));
+        if !self.is_wrong(name) {
+            let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+            self.refuse(name, format!("must be one of {}", words.join(", ")));
+        }
         choices[0].1
+    }
+
+    /// Returns whether a mistake of a property is noted already: one is enough to correct it.
+    fn is_wrong(&self, name: &str) -> bool {
+        self.errors.iter().any(|error| error.property == name)
     }
 
     /// Returns the texts of a list, without blanks around them and without empty ones.

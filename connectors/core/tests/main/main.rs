@@ -1,0 +1,6 @@
+//! Configurations, secrets and filters, from the outside.
+
+mod configuration;
+mod filters;
+mod secrets;
+mod tables;
