@@ -519,7 +519,7 @@ async fn a_view_over_sasl_ssl_is_readable_by_its_subscriber_alone_until_it_is_re
         use hutong_transport::admin::Isolation;
         use hutong_transport::reader::{PartitionReader, Start};
         let mut reader =
-            PartitionReader::open(&kafka, &topic, 0, Start::Earliest, Isolation::Committed)
+            PartitionReader::open(&kafka, &topic, 0, Start::Earliest, Isolation::ReadCommitted)
                 .await
                 .ok()?;
         let read = tokio::time::timeout(

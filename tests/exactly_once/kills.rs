@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use hutong_local::kafka::{self, Kafka};
 use hutong_local::postgres::{self, Postgres};
 use hutong_local::testkit::{Database, OwnServers, PATIENCE, PlatformOptions, until};

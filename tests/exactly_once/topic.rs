@@ -32,7 +32,7 @@ pub(crate) async fn read(kafka: &KafkaConfig, topic: &str) -> Vec<Message> {
             topic,
             partition,
             Start::Earliest,
-            Isolation::Committed,
+            Isolation::ReadCommitted,
         )
         .await
         .unwrap();
