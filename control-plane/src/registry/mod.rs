@@ -429,7 +429,10 @@ impl<'a> Schema<'a> {
         }
         let canonical = compatibility::canonical(&posted.schema).map_err(|error| {
             let details = crate::error::chain(&error);
-            refusal(42201, format!("Invalid schema of type AVRO, details: {details}"))
+            refusal(
+                42201,
+                format!("Invalid schema of type AVRO, details: {details}"),
+            )
         })?;
         Ok(Self {
             text: &posted.schema,

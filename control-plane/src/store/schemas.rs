@@ -35,7 +35,7 @@ pub(crate) struct Subject {
     pub(crate) name: String,
     /// Whose it is.
     pub(crate) owner: String,
-    /// The subscriber of the view to which it belongs, if it belongs to one that is live.
+    /// The subscriber of the view to which it belongs, if that is live in this subject's generation.
     pub(crate) subscriber: Option<String>,
     /// Its own compatibility level.
     pub(crate) compatibility: Option<String>,
@@ -45,7 +45,8 @@ pub(crate) struct Subject {
 
 const SUBJECT: &str = "select s.name, s.owner, v.subscriber, s.compatibility,
         exists (select from subject_version x where x.subject = s.name and not x.deleted) as live
-     from subject s left join view v on v.name = s.view and v.state = 'live'";
+     from subject s left join view v on v.name = s.view and v.state = 'live'
+        and starts_with(s.name, (v.compiled ->> 'topic') || '-')";
 
 /// Returns a subject, one with only deleted versions too.
 pub(crate) async fn subject(db: &mut PgConnection, name: &str) -> Result<Option<Subject>, Error> {
@@ -139,7 +140,9 @@ pub(crate) async fn issue_id(
         return Ok(id);
     }
     // The one row is the lock: whoever waited for it finds what was issued meanwhile.
-    sqlx::query("select from schema_id_highest for update").execute(&mut *db).await?;
+    sqlx::query("select from schema_id_highest for update")
+        .execute(&mut *db)
+        .await?;
     if let Some(id) = find().fetch_optional(&mut *db).await? {
         return Ok(id);
     }

@@ -131,13 +131,15 @@ pub(crate) async fn unsettled(db: &mut PgConnection) -> Result<Vec<View>, Error>
 pub(crate) async fn write(db: &mut PgConnection, view: &View) -> Result<(), Error> {
     sqlx::query(
         "insert into view (name, owner, subscriber, state, document, compiled, source_topic,
-                           location, partitions, version, generation, valid_until_ms, kafka_principal, source_topic_id)
+                           location, partitions, version, generation, valid_until_ms,
+                           kafka_principal, source_topic_id)
          values ($1, $2, $3, 'live', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
          on conflict (name) do update set
             owner = excluded.owner, subscriber = excluded.subscriber, state = 'live', reason = null,
             document = excluded.document, compiled = excluded.compiled,
-            source_topic = excluded.source_topic, location = excluded.location,
-            source_topic_id = excluded.source_topic_id, partitions = excluded.partitions, version = excluded.version, generation = excluded.generation,
+            source_topic = excluded.source_topic, source_topic_id = excluded.source_topic_id,
+            location = excluded.location, partitions = excluded.partitions,
+            version = excluded.version, generation = excluded.generation,
             valid_until_ms = excluded.valid_until_ms, kafka_principal = excluded.kafka_principal,
             acl_granted = false, created_at = now(), revoked_at = null",
     )

@@ -14,7 +14,9 @@ use hutong_transport::admin::{Admin, TopicSpec};
 use hutong_transport::names::Cluster;
 use hutong_transport::producer::{PlainProducer, PlainRecord};
 use hutong_transport::reader::{CompactedReader, Event};
-use hutong_transport::record::{Record, StatusRecord, TableRecord, TaskRecord, TaskState, task_key};
+use hutong_transport::record::{
+    Record, StatusRecord, TableRecord, TaskRecord, TaskState, task_key,
+};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
@@ -119,7 +121,10 @@ impl Platform {
                 registry: any,
                 api: any,
             },
-            locations: locations.iter().map(|&location| location.to_owned()).collect(),
+            locations: locations
+                .iter()
+                .map(|&location| location.to_owned())
+                .collect(),
             admin_token_file: folder.path().join("admin-token"),
         };
         let running = start(config.clone()).await.unwrap();
@@ -171,7 +176,9 @@ impl Platform {
             }
             admin.delete_topic(&self.cluster.schemas()).await.unwrap();
         }
-        let mut db = PgConnection::connect(&variable("DATABASE_URL")).await.unwrap();
+        let mut db = PgConnection::connect(&variable("DATABASE_URL"))
+            .await
+            .unwrap();
         let drop = sqlx::AssertSqlSafe(format!("drop database {} with (force)", self.database));
         sqlx::query(drop).execute(&mut db).await.unwrap();
     }
@@ -237,7 +244,10 @@ impl Platform {
     /// Makes a token.
     pub(crate) async fn token(&self, owner: &str, role: &str) -> String {
         let body = json!({"owner": owner, "role": role});
-        let made = self.platform("POST", "/api/v1/tokens", Some(body)).await.ok();
+        let made = self
+            .platform("POST", "/api/v1/tokens", Some(body))
+            .await
+            .ok();
         made["token"].as_str().unwrap().to_owned()
     }
 
@@ -254,7 +264,9 @@ impl Platform {
     pub(crate) async fn tasks(&self, location: &str) -> BTreeMap<String, TaskRecord> {
         let topic = self.cluster.tasks(location);
         let values = self.newest(&topic).await;
-        let tasks = values.into_iter().filter(|(key, _)| key.starts_with("task/"));
+        let tasks = values
+            .into_iter()
+            .filter(|(key, _)| key.starts_with("task/"));
         let tasks = tasks.map(|(_, value)| TaskRecord::decode(&value).unwrap());
         tasks.map(|task| (task.task.clone(), task)).collect()
     }
@@ -357,7 +369,8 @@ impl Platform {
             details,
         };
         let topic = self.cluster.status("default");
-        self.produce(topic, task_key(&task.task), Some(status.encode())).await;
+        self.produce(topic, task_key(&task.task), Some(status.encode()))
+            .await;
     }
 
     /// Announces a table as a source does, with its topic.
@@ -366,7 +379,8 @@ impl Platform {
         let spec = TopicSpec::keyed_table(&table.topic, table.partitions);
         admin.ensure_topic(&spec).await.unwrap();
         let topic = self.cluster.tables("default");
-        self.produce(topic, table.topic.clone(), Some(table.encode())).await;
+        self.produce(topic, table.topic.clone(), Some(table.encode()))
+            .await;
     }
 }
 
@@ -374,7 +388,9 @@ pub(crate) async fn answer(request: reqwest::RequestBuilder) -> Answer {
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();
     let header = response.headers().get("content-type");
-    let content_type = header.map_or("", |value| value.to_str().unwrap()).to_owned();
+    let content_type = header
+        .map_or("", |value| value.to_str().unwrap())
+        .to_owned();
     let text = response.text().await.unwrap();
     Answer {
         status,
