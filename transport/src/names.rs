@@ -177,7 +177,7 @@ mod tests {
     /// The vectors of `UtilsTest.testMurmur2` in Apache Kafka.
     #[test]
     fn murmur2_agrees_with_the_vectors_of_the_java_client() {
-        let vectors: [(&[u8], i32); 7] = [
+        let vectors: [(&[u8], i32); 6] = [
             (b"21", -973_932_308),
             (b"foobar", -790_332_482),
             (b"a-little-bit-long-string", -985_981_536),
@@ -187,10 +187,6 @@ mod tests {
                 -58_897_971,
             ),
             (b"abc", 479_470_107),
-            (
-                b"\x01\x02\x03\x04",
-                i32::from_ne_bytes(murmur2(b"\x01\x02\x03\x04").to_ne_bytes()),
-            ),
         ];
         for (key, expected) in vectors {
             assert_eq!(
