@@ -29,6 +29,17 @@ pub(crate) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
+/// Why bytes are no message of their schema. Small and free to drop, unlike [`Error`], because every
+/// step of a plan returns it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Malformed(pub(crate) &'static str);
+
+impl From<Malformed> for Error {
+    fn from(Malformed(problem): Malformed) -> Self {
+        Self::Malformed(problem)
+    }
+}
+
 /// What is left of a message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader<'a> {
@@ -45,44 +56,44 @@ impl<'a> Reader<'a> {
     }
 
     /// Confirms that nothing is left.
-    pub(crate) fn finish(&self) -> Result<(), Error> {
+    pub(crate) fn finish(&self) -> Result<(), Malformed> {
         if self.rest.is_empty() {
             Ok(())
         } else {
-            Err(Error::Malformed("bytes are left over at the end"))
+            Err(Malformed("bytes are left over at the end"))
         }
     }
 
     #[inline]
-    pub(crate) fn byte(&mut self) -> Result<u8, Error> {
+    pub(crate) fn byte(&mut self) -> Result<u8, Malformed> {
         let (first, rest) = self.rest.split_first().ok_or(END)?;
         self.rest = rest;
         Ok(*first)
     }
 
     #[inline]
-    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], Error> {
+    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
         let (head, rest) = self.rest.split_at_checked(count).ok_or(END)?;
         self.rest = rest;
         Ok(head)
     }
 
     #[inline]
-    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(END)?;
         self.rest = rest;
         Ok(*head)
     }
 
     #[inline]
-    pub(crate) fn long(&mut self) -> Result<i64, Error> {
+    pub(crate) fn long(&mut self) -> Result<i64, Malformed> {
         let mut value = 0;
         let mut shift = 0;
         loop {
             let byte = self.byte()?;
             // The tenth byte has one bit left to give.
             if shift == 63 && byte > 1 {
-                return Err(Error::Malformed("a number has more than 64 bits"));
+                return Err(Malformed("a number has more than 64 bits"));
             }
             value |= u64::from(byte & 0x7F) << shift;
             if byte < 0x80 {
@@ -93,25 +104,25 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    pub(crate) fn int(&mut self) -> Result<i32, Error> {
-        i32::try_from(self.long()?).map_err(|_| Error::Malformed("a number has more than 32 bits"))
+    pub(crate) fn int(&mut self) -> Result<i32, Malformed> {
+        i32::try_from(self.long()?).map_err(|_| Malformed("a number has more than 32 bits"))
     }
 
     /// Reads a `bytes` or `string`; its length is at most what is left.
     #[inline]
-    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], Error> {
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let length =
-            usize::try_from(self.long()?).map_err(|_| Error::Malformed("a length is negative"))?;
+            usize::try_from(self.long()?).map_err(|_| Malformed("a length is negative"))?;
         self.take(length)
     }
 
     #[inline]
-    pub(crate) fn text(&mut self) -> Result<&'a str, Error> {
-        std::str::from_utf8(self.bytes()?).map_err(|_| Error::Malformed("a string is not UTF-8"))
+    pub(crate) fn text(&mut self) -> Result<&'a str, Malformed> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| Malformed("a string is not UTF-8"))
     }
 }
 
-const END: Error = Error::Malformed("the message ends too early");
+const END: Malformed = Malformed("the message ends too early");
 
 #[cfg(test)]
 mod tests {

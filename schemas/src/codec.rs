@@ -1,7 +1,7 @@
 //! One column's part of a plan: a cell to Avro bytes and back.
 
 use crate::Error;
-use crate::binary::{Reader, put_bytes, put_long};
+use crate::binary::{Malformed, Reader, put_bytes, put_long};
 use crate::cell::{Cell, NEGATIVE_INFINITY, Numeric, POSITIVE_INFINITY};
 use crate::datetime::{format_instant, parse_instant};
 use crate::form::Form;
@@ -149,7 +149,7 @@ impl Column {
 
     /// Reads a cell.
     #[inline]
-    pub(crate) fn decode<'a>(&self, reader: &mut Reader<'a>) -> Result<Cell<'a>, Error> {
+    pub(crate) fn decode<'a>(&self, reader: &mut Reader<'a>) -> Result<Cell<'a>, Malformed> {
         let is_null = match self.nullability {
             Nullability::Required => false,
             Nullability::NullFirst => !reader.branch()?,
@@ -162,13 +162,12 @@ impl Column {
             Form::Boolean => match reader.byte()? {
                 0 => Cell::Bool(false),
                 1 => Cell::Bool(true),
-                _ => return Err(Error::Malformed("a boolean is neither 0 nor 1")),
+                _ => return Err(Malformed("a boolean is neither 0 nor 1")),
             },
-            Form::Int16 => {
-                Cell::Int(i64::from(i16::try_from(reader.long()?).map_err(|_| {
-                    Error::Malformed("a number has more than 16 bits")
-                })?))
-            }
+            Form::Int16 => Cell::Int(i64::from(
+                i16::try_from(reader.long()?)
+                    .map_err(|_| Malformed("a number has more than 16 bits"))?,
+            )),
             Form::Int32 => Cell::Int(i64::from(reader.int()?)),
             Form::Int64 | Form::TimestampMicros => Cell::Int(reader.long()?),
             Form::Float => Cell::Float4(f32::from_le_bytes(reader.array()?)),
@@ -199,18 +198,18 @@ impl Column {
                 TIMESTAMP_MILLIS_NEGATIVE_INFINITY => NEGATIVE_INFINITY,
                 millis => millis
                     .checked_mul(1000)
-                    .ok_or(Error::Malformed("a timestamp is out of range"))?,
+                    .ok_or(Malformed("a timestamp is out of range"))?,
             }),
             Form::ZonedTimestamp { .. } => {
                 let micros = parse_instant(reader.text()?);
-                Cell::Int(micros.ok_or(Error::Malformed("a text is not a timestamp"))?)
+                Cell::Int(micros.ok_or(Malformed("a text is not a timestamp"))?)
             }
         })
     }
 
     /// Reads a cell of an event, where the placeholder means that the value is not known.
     #[inline]
-    pub(crate) fn decode_image<'a>(&self, reader: &mut Reader<'a>) -> Result<Cell<'a>, Error> {
+    pub(crate) fn decode_image<'a>(&self, reader: &mut Reader<'a>) -> Result<Cell<'a>, Malformed> {
         let cell = self.decode(reader)?;
         let is_placeholder = match &cell {
             Cell::Text(text) => *text == UNAVAILABLE,
@@ -230,17 +229,17 @@ impl Column {
 pub(crate) const BRANCH_0: u8 = 0;
 pub(crate) const BRANCH_1: u8 = 2;
 
-const EMPTY_NUMBER: Error = Error::Malformed("a number has no bytes");
-const NO_TIME: Error = Error::Malformed("a time is not within a day");
+const EMPTY_NUMBER: Malformed = Malformed("a number has no bytes");
+const NO_TIME: Malformed = Malformed("a time is not within a day");
 
 impl Reader<'_> {
     /// Reads the index of a union of two: whether it is the second.
     #[inline]
-    pub(crate) fn branch(&mut self) -> Result<bool, Error> {
+    pub(crate) fn branch(&mut self) -> Result<bool, Malformed> {
         match self.byte()? {
             BRANCH_0 => Ok(false),
             BRANCH_1 => Ok(true),
-            _ => Err(Error::Malformed("a union has no such branch")),
+            _ => Err(Malformed("a union has no such branch")),
         }
     }
 }
@@ -276,7 +275,7 @@ pub(crate) fn decode_row<'a>(
     columns: &[Column],
     reader: &mut Reader<'a>,
     row: &mut Vec<Cell<'a>>,
-) -> Result<(), Error> {
+) -> Result<(), Malformed> {
     row.clear();
     row.reserve(columns.len());
     for column in columns {
@@ -291,7 +290,7 @@ pub(crate) fn decode_image_row<'a>(
     columns: &[Column],
     reader: &mut Reader<'a>,
     row: &mut Vec<Cell<'a>>,
-) -> Result<(), Error> {
+) -> Result<(), Malformed> {
     row.clear();
     row.reserve(columns.len());
     for column in columns {

@@ -10,7 +10,7 @@ use std::ops::Range;
 use serde_json::Value;
 
 use crate::Error;
-use crate::binary::Reader;
+use crate::binary::{Malformed, Reader};
 use crate::cell::Cell;
 use crate::codec::{Column, Nullability, decode_image_row};
 use crate::envelope::{Op, SnapshotMark};
@@ -151,7 +151,7 @@ impl EventDecoder {
         for step in &self.steps {
             walk.step(step)?;
         }
-        walk.finish()
+        Ok(walk.finish()?)
     }
 }
 
@@ -277,7 +277,7 @@ struct Walk<'p, 'a, 'r> {
 }
 
 impl Walk<'_, '_, '_> {
-    fn step(&mut self, step: &Step) -> Result<(), Error> {
+    fn step(&mut self, step: &Step) -> Result<(), Malformed> {
         match step {
             Step::Before(nullability) => {
                 self.head.has_before = self.is_present(*nullability)?;
@@ -296,7 +296,7 @@ impl Walk<'_, '_, '_> {
             }
             Step::Op => {
                 let op = Op::parse(self.reader.text()?);
-                self.op = Some(op.ok_or(Error::Malformed("an operation is not c, u, d, r or t"))?);
+                self.op = Some(op.ok_or(Malformed("an operation is not c, u, d, r or t"))?);
             }
             Step::Source(steps) => {
                 for step in steps {
@@ -313,8 +313,7 @@ impl Walk<'_, '_, '_> {
             Step::SourceSnapshot(nullability) => {
                 if self.is_present(*nullability)? {
                     let mark = SnapshotMark::parse(self.reader.text()?);
-                    self.head.snapshot =
-                        mark.ok_or(Error::Malformed("a snapshot mark is unknown"))?;
+                    self.head.snapshot = mark.ok_or(Malformed("a snapshot mark is unknown"))?;
                 }
             }
             Step::Skip(shape) => self.skip(shape)?,
@@ -322,17 +321,17 @@ impl Walk<'_, '_, '_> {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<EventHead, Error> {
+    fn finish(mut self) -> Result<EventHead, Malformed> {
         self.reader.finish()?;
         // A compiled plan has a step that sets the operation.
-        self.head.op = self.op.ok_or(Error::Malformed("there is no operation"))?;
+        self.head.op = self.op.ok_or(Malformed("there is no operation"))?;
         if self.head.ts_us.is_none() {
             self.head.ts_us = self.ts_ms.map(|ms| ms.saturating_mul(1000));
         }
         Ok(self.head)
     }
 
-    fn is_present(&mut self, nullability: Nullability) -> Result<bool, Error> {
+    fn is_present(&mut self, nullability: Nullability) -> Result<bool, Malformed> {
         match nullability {
             Nullability::Required => Ok(true),
             Nullability::NullFirst => self.reader.branch(),
@@ -340,7 +339,7 @@ impl Walk<'_, '_, '_> {
         }
     }
 
-    fn long(&mut self, nullability: Nullability) -> Result<Option<i64>, Error> {
+    fn long(&mut self, nullability: Nullability) -> Result<Option<i64>, Malformed> {
         if self.is_present(nullability)? {
             self.reader.long().map(Some)
         } else {
@@ -349,7 +348,7 @@ impl Walk<'_, '_, '_> {
     }
 
     /// Steps over a value. Recursion is as deep as the schema, which the compiler has bounded.
-    fn skip(&mut self, shape: &Shape) -> Result<(), Error> {
+    fn skip(&mut self, shape: &Shape) -> Result<(), Malformed> {
         match shape {
             Shape::Null => {}
             Shape::Byte => {
@@ -372,7 +371,7 @@ impl Walk<'_, '_, '_> {
             Shape::Union(branches) => {
                 let index = usize::try_from(self.reader.long()?).ok();
                 let branch = index.and_then(|index| branches.get(index));
-                self.skip(branch.ok_or(Error::Malformed("a union has no such branch"))?)?;
+                self.skip(branch.ok_or(Malformed("a union has no such branch"))?)?;
             }
         }
         Ok(())

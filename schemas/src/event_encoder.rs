@@ -212,7 +212,7 @@ impl EventEncoder {
         for index in &self.key {
             row[*index] = self.columns[*index].column.decode(&mut reader)?;
         }
-        reader.finish()
+        Ok(reader.finish()?)
     }
 
     fn check_length(&self, row: &[Cell<'_>]) -> Result<(), Error> {
