@@ -228,7 +228,8 @@ fn leftover_bytes_are_refused() {
     assert_eq!(error.to_string(), expected);
 }
 
-/// Text that happens to be the placeholder is a view's business only as text.
+/// In a view, and in a key, text that happens to be the placeholder is text; in a row that was cut out
+/// of an event it is a value that is not known.
 #[test]
 fn the_placeholder_means_unknown_in_events_only() {
     let schema = r#"{"type":"record","name":"K","fields":[{"name":"a","type":"string"}]}"#;
@@ -240,4 +241,6 @@ fn the_placeholder_means_unknown_in_events_only() {
     let mut row = Vec::new();
     decoder.decode(&message, &mut row).unwrap();
     assert!(row == text);
+    decoder.decode_image(&message, &mut row).unwrap();
+    assert!(matches!(row[..], [Cell::Unavailable]));
 }
