@@ -43,13 +43,11 @@ fn routes(metrics: Arc<Metrics>, readiness: watch::Receiver<Readiness>) -> Route
         .with_state(Served { metrics, readiness })
 }
 
-#[expect(clippy::unused_async, reason = "handlers are async")]
 async fn show_metrics(State(served): State<Served>) -> Response {
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], served.metrics.render()).into_response()
 }
 
-#[expect(clippy::unused_async, reason = "handlers are async")]
 async fn show_readiness(State(served): State<Served>) -> (StatusCode, &'static str) {
     match *served.readiness.borrow() {
         Readiness::Ready => (StatusCode::OK, "ready\n"),

@@ -2,8 +2,8 @@
 //!
 //! This crate joins all others and decides nothing about data: what an event is, what a view shows
 //! and how a table is written is said elsewhere. It knows which tasks are its own
-//! ([`ownership`]), keeps them running ([`supervisor`], [`error_policy`]) and moves what they
-//! yield into Kafka exactly once ([`source_loop`], [`processor_loop`], [`sink_loop`]). It holds
+//! (`ownership`), keeps them running (`supervisor`, `error_policy`) and moves what they
+//! yield into Kafka exactly once (`source_loop`, `processor_loop`, `sink_loop`). It holds
 //! nothing that Kafka cannot rebuild, and needs no control plane to go on or to start.
 
 mod config;

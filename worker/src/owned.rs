@@ -22,7 +22,6 @@ impl<T: Send + 'static> Owned<T> {
         name: impl Into<String>,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "this is the named spawn")]
         let handle = tokio::spawn(work);
         Self {
             name: name.into(),

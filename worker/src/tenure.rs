@@ -1,6 +1,6 @@
 //! One task of a partition that is ours: its supervisor, its status, and the loops' way to Kafka.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -202,7 +202,7 @@ impl Loops {
 }
 
 /// A full or failing disk is the world's trouble, not the task's.
-fn disk_error(doing: &str, dir: &PathBuf, error: &std::io::Error) -> TaskError {
+fn disk_error(doing: &str, dir: &Path, error: &std::io::Error) -> TaskError {
     let message = format!("{doing} the folder {}: {error}", dir.display());
     TaskError::new(Class::Transient, message)
 }

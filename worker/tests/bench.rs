@@ -358,7 +358,9 @@ impl Database {
         let config: tokio_postgres::Config = url.parse().unwrap();
         let host = match &config.get_hosts()[0] {
             tokio_postgres::config::Host::Tcp(host) => host.clone(),
-            other => panic!("HUTONG_TEST_POSTGRES must name a host, not {other:?}"),
+            other @ tokio_postgres::config::Host::Unix(_) => {
+                panic!("HUTONG_TEST_POSTGRES must name a host, not {other:?}")
+            }
         };
         Self {
             client: Arc::new(connect(&url, Some(&name)).await),
