@@ -74,7 +74,10 @@ pub async fn up(binary: PathBuf) -> Result<String> {
     std::fs::create_dir_all(&platform_folder)?;
     let mut platform = Platform::start_in(platform_folder, None, options).await?;
     platform.start_worker(WORKER, "default").await?;
-    let told = describe(&platform, &bootstrap, postgres.as_ref());
+    let environment = folder.join("env");
+    std::fs::write(&environment, exports(&platform, postgres.as_ref()))?;
+    let mut told = describe(&platform, &bootstrap, postgres.as_ref());
+    told.push_str(&format!("\nfor a shell       . {}", environment.display()));
     platform.detach();
     if let Some(kafka) = kafka {
         kafka.detach();
@@ -147,6 +150,30 @@ async fn control_database(server_url: &str) -> Result<String> {
             .url);
     }
     Ok(Database::named(server_url, CONTROL_DATABASE)?.url)
+}
+
+/// Returns what a shell sources to use the platform: addresses, and a token read from its file.
+fn exports(platform: &Platform, postgres: Option<&Postgres>) -> String {
+    let api = platform.api();
+    let mut lines = vec![
+        format!("export API={}", api.platform_url),
+        format!("export CONNECT={}", api.connect_url),
+        format!("export REGISTRY={}", api.registry_url),
+        format!("export WORKER=http://127.0.0.1:{}", PORTS[3]),
+        format!(
+            "export TOKEN=\"$(cat '{}')\"",
+            platform.token_file().display()
+        ),
+        format!("export SECRETS='{}'", platform.secrets_dir().display()),
+    ];
+    if let Some(postgres) = postgres {
+        lines.push(format!(
+            "export PGHOST=127.0.0.1 PGPORT={} PGUSER=postgres",
+            postgres.port()
+        ));
+    }
+    lines.push(String::new());
+    lines.join("\n")
 }
 
 fn describe(platform: &Platform, bootstrap: &str, postgres: Option<&Postgres>) -> String {

@@ -127,7 +127,10 @@ impl Platform {
             _run: run,
         };
         private_folder(&platform.secrets_dir())?;
-        platform.write_secrets(&[("master", "a secret of this platform alone: 9f3c0d1e")])?;
+        if !platform.secrets_dir().join("master").exists() {
+            let master = uuid::Uuid::new_v4().simple().to_string();
+            platform.write_secrets(&[("master", &master)])?;
+        }
         platform.configure_control_plane([connect, registry, api])?;
         platform.start_control_plane().await?;
         Ok(platform)
