@@ -1,5 +1,11 @@
 //! The control plane, by its HTTP APIs, against a real PostgreSQL and a real Kafka.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::string_slice,
+    reason = "a test whose setup fails has nothing better to do than to panic"
+)]
+
 mod auth;
 mod connectors;
 mod harness;
