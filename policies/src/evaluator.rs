@@ -314,7 +314,11 @@ fn positions(
         let column = &columns[index];
         match positions[index].map(|position| arriving[position].sql_type) {
             None => {
-                return Err(missing(task, &column.name, "is no longer in the rows of the topic"));
+                return Err(missing(
+                    task,
+                    &column.name,
+                    "is no longer in the rows of the topic",
+                ));
             }
             Some(found) if !same_cells(found, column.sql_type) => {
                 let problem = format!(

@@ -36,7 +36,8 @@ impl Decoders {
                 self.values.insert(id, decoder);
             }
             None => {
-                self.keys.insert(id, RecordDecoder::compile(schema).map_err(failed)?);
+                self.keys
+                    .insert(id, RecordDecoder::compile(schema).map_err(failed)?);
             }
         }
         Ok(())
@@ -56,9 +57,18 @@ impl Decoders {
 fn row_schema(envelope: &str) -> Option<String> {
     let schema: Value = serde_json::from_str(envelope).ok()?;
     let fields = schema.get("fields")?.as_array()?;
-    let field = |name: &str| fields.iter().find(|field| field.get("name").is_some_and(|found| found == name));
+    let field = |name: &str| {
+        fields
+            .iter()
+            .find(|field| field.get("name").is_some_and(|found| found == name))
+    };
     field("after")?;
-    let mut record = field("before")?.get("type")?.as_array()?.iter().find(|part| part.is_object())?.clone();
+    let mut record = field("before")?
+        .get("type")?
+        .as_array()?
+        .iter()
+        .find(|part| part.is_object())?
+        .clone();
     if record.get("namespace").is_none()
         && let Some(namespace) = schema.get("namespace")
     {

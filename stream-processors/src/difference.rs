@@ -51,7 +51,9 @@ pub(crate) fn advance<S: Store>(
     bytes_max: usize,
 ) -> Result<Part, Error> {
     match view.position.progress.clone() {
-        Progress::Filling { cursor, sweep } => fill(view, cursor, sweep, decoders, effects, bytes_max),
+        Progress::Filling { cursor, sweep } => {
+            fill(view, cursor, sweep, decoders, effects, bytes_max)
+        }
         Progress::Sweeping { cursor } => sweep(view, cursor, effects, bytes_max),
         Progress::Expiring => empty(view, effects, bytes_max),
         Progress::Pending
@@ -98,7 +100,10 @@ fn fill<S: Store>(
     }
     view.position.filled += looks;
     view.position.progress = match (through, sweep) {
-        (false, _) => Progress::Filling { cursor: cursor.map(Bytes), sweep },
+        (false, _) => Progress::Filling {
+            cursor: cursor.map(Bytes),
+            sweep,
+        },
         (true, true) => Progress::Sweeping { cursor: None },
         (true, false) => Progress::Live,
     };
@@ -120,8 +125,15 @@ fn fill_row<S: Store>(
         return Ok(None);
     };
     let mut cells = Vec::with_capacity(fields(&decoder.row).len());
-    decoder.row.decode_image(row, &mut cells).map_err(unreadable)?;
-    let row = Row { schema, columns: fields(&decoder.row), cells: &cells };
+    decoder
+        .row
+        .decode_image(row, &mut cells)
+        .map_err(unreadable)?;
+    let row = Row {
+        schema,
+        columns: fields(&decoder.row),
+        cells: &cells,
+    };
     view.apply_row(&row, None, effects)?;
     Ok(Some(()))
 }
@@ -134,14 +146,26 @@ fn sweep<S: Store>(
 ) -> Result<Part, Error> {
     let mark = view.position.mark;
     let cursor = cursor.map(|bytes| bytes.0);
-    let (last, through) = remove_members(view, cursor, effects, bytes_max, |member| member.mark != mark)?;
-    view.position.progress = if through { Progress::Live } else { Progress::Sweeping { cursor: last.map(Bytes) } };
+    let (last, through) = remove_members(view, cursor, effects, bytes_max, |member| {
+        member.mark != mark
+    })?;
+    view.position.progress = if through {
+        Progress::Live
+    } else {
+        Progress::Sweeping {
+            cursor: last.map(Bytes),
+        }
+    };
     Ok(Part::Done)
 }
 
 /// Deletes members until none is left. What this batch has deleted is passed over, what earlier ones
 /// have deleted is gone, so no cursor is needed.
-fn empty<S: Store>(view: &mut View, effects: &mut Effects<'_, S>, bytes_max: usize) -> Result<Part, Error> {
+fn empty<S: Store>(
+    view: &mut View,
+    effects: &mut Effects<'_, S>,
+    bytes_max: usize,
+) -> Result<Part, Error> {
     let (_, through) = remove_members(view, None, effects, bytes_max, |_| true)?;
     if through {
         view.position.progress = Progress::Expired;
@@ -186,5 +210,11 @@ pub(crate) fn effects<'a, S>(
     partition: i32,
     secret: Option<&'a [u8]>,
 ) -> Effects<'a, S> {
-    Effects { store, pending, out, partition, secret }
+    Effects {
+        store,
+        pending,
+        out,
+        partition,
+        secret,
+    }
 }

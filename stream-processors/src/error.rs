@@ -67,17 +67,22 @@ impl Classified for Error {
             // A disk that is full or slow may heal; a store that is broken is removed and rebuilt.
             Self::Store { .. } => Class::Transient,
             Self::Input { source, .. } | Self::Schema { source, .. } => source.class(),
-            Self::Unexpected { .. } | Self::TooNew { .. } | Self::Malformed { .. } => Class::Definite,
+            Self::Unexpected { .. } | Self::TooNew { .. } | Self::Malformed { .. } => {
+                Class::Definite
+            }
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
             Self::TooNew { .. } => Some("upgrade this worker".to_owned()),
-            Self::Unexpected { .. } => {
-                Some("only the platform's own source connectors may write to a table's topic".to_owned())
-            }
-            Self::Store { .. } | Self::Input { .. } | Self::Schema { .. } | Self::Malformed { .. } => None,
+            Self::Unexpected { .. } => Some(
+                "only the platform's own source connectors may write to a table's topic".to_owned(),
+            ),
+            Self::Store { .. }
+            | Self::Input { .. }
+            | Self::Schema { .. }
+            | Self::Malformed { .. } => None,
         }
     }
 }

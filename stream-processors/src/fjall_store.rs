@@ -9,7 +9,9 @@ use std::path::Path;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 
 use crate::Error;
-use crate::store::{Member, Store, StoreBatch, StorePosition, ViewId, VisitMember, VisitRow, split_member_key};
+use crate::store::{
+    Member, Store, StoreBatch, StorePosition, ViewId, VisitMember, VisitRow, split_member_key,
+};
 
 /// Memory that one partition's store may take for blocks it has read. There is a store for each
 /// partition with views, so it is small.
@@ -36,7 +38,10 @@ impl std::fmt::Debug for FjallStore {
 }
 
 fn failed(operation: &'static str) -> impl Fn(fjall::Error) -> Error {
-    move |source| Error::Store { operation, source: Box::new(source) }
+    move |source| Error::Store {
+        operation,
+        source: Box::new(source),
+    }
 }
 
 impl FjallStore {
@@ -48,7 +53,10 @@ impl FjallStore {
     pub fn open(folder: &Path) -> Result<Self, Error> {
         match Self::try_open(folder) {
             Err(Error::Store { source, .. }) if !is_passing(&*source) => {
-                let failed = |source| Error::Store { operation: "remove", source: Box::new(source) };
+                let failed = |source| Error::Store {
+                    operation: "remove",
+                    source: Box::new(source),
+                };
                 std::fs::remove_dir_all(folder).map_err(failed)?;
                 Self::try_open(folder)
             }
@@ -64,7 +72,9 @@ impl FjallStore {
             .map_err(failed("open"))?;
         let keyspace = |name| {
             database
-                .keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES))
+                .keyspace(name, || {
+                    KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES)
+                })
                 .map_err(failed("open"))
         };
         Ok(Self {
@@ -78,7 +88,10 @@ impl FjallStore {
 
 /// Returns whether a store that cannot be opened now is nevertheless whole.
 fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
-    matches!(error.downcast_ref(), Some(fjall::Error::Locked | fjall::Error::Io(_)))
+    matches!(
+        error.downcast_ref(),
+        Some(fjall::Error::Locked | fjall::Error::Io(_))
+    )
 }
 
 fn member_key(view: &ViewId, key: &[u8]) -> Vec<u8> {
@@ -118,11 +131,19 @@ impl Store for FjallStore {
     }
 
     fn member(&self, view: &ViewId, key: &[u8]) -> Result<Option<Member>, Error> {
-        let bytes = self.members.get(member_key(view, key)).map_err(failed("read"))?;
+        let bytes = self
+            .members
+            .get(member_key(view, key))
+            .map_err(failed("read"))?;
         Ok(bytes.and_then(|bytes| Member::from_bytes(&bytes)))
     }
 
-    fn members_after(&self, view: &ViewId, key: Option<&[u8]>, visit: VisitMember<'_>) -> Result<(), Error> {
+    fn members_after(
+        &self,
+        view: &ViewId,
+        key: Option<&[u8]>,
+        visit: VisitMember<'_>,
+    ) -> Result<(), Error> {
         let start = match key {
             Some(key) => Bound::Excluded(member_key(view, key)),
             None => Bound::Included(view.as_bytes().to_vec()),
@@ -182,7 +203,11 @@ impl Store for FjallStore {
     fn views(&self) -> Result<Vec<ViewId>, Error> {
         let mut views: Vec<ViewId> = Vec::new();
         let mut start = Bound::Unbounded;
-        while let Some(entry) = self.members.range::<Vec<u8>, _>((start, Bound::Unbounded)).next() {
+        while let Some(entry) = self
+            .members
+            .range::<Vec<u8>, _>((start, Bound::Unbounded))
+            .next()
+        {
             let key = entry.key().map_err(failed("read"))?;
             let Some((view, _)) = split_member_key(&key) else {
                 break;

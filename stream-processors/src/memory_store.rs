@@ -15,7 +15,10 @@ pub struct MemoryStore {
 }
 
 fn behind(key: Option<&[u8]>) -> (Bound<&[u8]>, Bound<&[u8]>) {
-    (key.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
+    (
+        key.map_or(Bound::Unbounded, Bound::Excluded),
+        Bound::Unbounded,
+    )
 }
 
 impl Store for MemoryStore {
@@ -41,10 +44,19 @@ impl Store for MemoryStore {
     }
 
     fn member(&self, view: &ViewId, key: &[u8]) -> Result<Option<Member>, Error> {
-        Ok(self.members.get(view).and_then(|members| members.get(key)).copied())
+        Ok(self
+            .members
+            .get(view)
+            .and_then(|members| members.get(key))
+            .copied())
     }
 
-    fn members_after(&self, view: &ViewId, key: Option<&[u8]>, visit: VisitMember<'_>) -> Result<(), Error> {
+    fn members_after(
+        &self,
+        view: &ViewId,
+        key: Option<&[u8]>,
+        visit: VisitMember<'_>,
+    ) -> Result<(), Error> {
         let Some(members) = self.members.get(view) else {
             return Ok(());
         };

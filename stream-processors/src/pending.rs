@@ -30,9 +30,10 @@ impl Pending {
     /// Turns the changes into what enters the store, and leaves none.
     pub(crate) fn take(&mut self) -> StoreBatch {
         let members = std::mem::take(&mut self.members);
-        let members = members
-            .into_iter()
-            .flat_map(|(view, keys)| keys.into_iter().map(move |(key, member)| (view.clone(), key, member)));
+        let members = members.into_iter().flat_map(|(view, keys)| {
+            keys.into_iter()
+                .map(move |(key, member)| (view.clone(), key, member))
+        });
         StoreBatch {
             members: members.collect(),
             rows: std::mem::take(&mut self.rows).into_iter().collect(),

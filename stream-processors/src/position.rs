@@ -105,7 +105,11 @@ impl Progress {
     pub fn applies_changes(&self) -> bool {
         match self {
             Self::Filling { .. } | Self::Sweeping { .. } | Self::Live => true,
-            Self::Pending | Self::Suspended { .. } | Self::Expiring | Self::Expired | Self::Revoked => false,
+            Self::Pending
+            | Self::Suspended { .. }
+            | Self::Expiring
+            | Self::Expired
+            | Self::Revoked => false,
         }
     }
 
@@ -174,10 +178,17 @@ struct Versioned {
 /// # Errors
 /// [`Error::TooNew`] and [`Error::Malformed`], definite.
 pub fn read_versioned<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, Error> {
-    let malformed = |source| Error::Malformed { what: what.to_owned(), source };
+    let malformed = |source| Error::Malformed {
+        what: what.to_owned(),
+        source,
+    };
     let Versioned { v } = serde_json::from_slice(bytes).map_err(malformed)?;
     if v > VERSION {
-        return Err(Error::TooNew { what: what.to_owned(), found: v, supported: VERSION });
+        return Err(Error::TooNew {
+            what: what.to_owned(),
+            found: v,
+            supported: VERSION,
+        });
     }
     serde_json::from_slice(bytes).map_err(malformed)
 }

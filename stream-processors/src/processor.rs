@@ -49,7 +49,9 @@ pub struct Input<'a> {
 
 impl std::fmt::Debug for Input<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Input").field("offset", &self.offset).finish_non_exhaustive()
+        f.debug_struct("Input")
+            .field("offset", &self.offset)
+            .finish_non_exhaustive()
     }
 }
 
@@ -122,7 +124,9 @@ impl<S: Store> Processor<S> {
             None => had_position,
         };
         let usable = |stored: &StorePosition| {
-            same_topic.as_ref().is_some_and(|position| stored.next_offset <= position.next_offset)
+            same_topic
+                .as_ref()
+                .is_some_and(|position| stored.next_offset <= position.next_offset)
                 && stored.topic_id == topic_id
                 && !is_stale(stored.read_up_to_ms)
         };
@@ -159,29 +163,39 @@ impl<S: Store> Processor<S> {
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub fn adopt(&mut self, tasks: Vec<ViewTask>, positions: &BTreeMap<String, ViewPosition>) -> Result<Rebuild, Error> {
-        let stored = self.store.position()?;
-        let members_known = self.position.seq > 0 && stored.as_ref().is_some_and(|stored| stored.seq == self.position.seq);
+    pub fn adopt(
+        &mut self,
+        tasks: Vec<ViewTask>,
+        positions: &BTreeMap<String, ViewPosition>,
+    ) -> Result<Rebuild, Error> {
+        let store_position = self.store.position()?;
+        let members_known = self.position.seq > 0
+            && store_position
+                .as_ref()
+                .is_some_and(|stored| stored.seq == self.position.seq);
         let total = self.store.count_rows()?;
-        let mut before: BTreeMap<String, View> =
-            std::mem::take(&mut self.views).into_iter().map(|view| (view.task.name.clone(), view)).collect();
+        let mut before: BTreeMap<String, View> = std::mem::take(&mut self.views)
+            .into_iter()
+            .map(|view| (view.task.name.clone(), view))
+            .collect();
         let mut members = Vec::new();
         for task in tasks {
-            let running = before.remove(&task.name).filter(|view| view.task.generation == task.generation);
-            let committed = match &running {
-                Some(view) => view.committed.clone(),
-                None => positions.get(&task.name).cloned(),
+            let running = before
+                .remove(&task.name)
+                .filter(|view| view.task.generation == task.generation);
+            let stored = positions.get(&task.name);
+            let (base, committed) = match &running {
+                Some(view) => (Some(view.position.clone()), view.committed.clone()),
+                None => (stored.cloned(), stored.cloned()),
             };
-            self.gone.remove(&task.name);
-            let mut view = take_up(task, committed, total, running.is_none());
-            let has_ended = view.position.progress.has_ended();
             // What a suspended view holds may not have been readable when it was suspended.
-            let was_suspended = matches!(
-                view.committed.as_ref().map(|position| &position.progress),
-                Some(Progress::Suspended { .. })
-            );
+            let was_suspended = matches!(&base, Some(position) if matches!(position.progress, Progress::Suspended { .. }));
+            self.gone.remove(&task.name);
+            let mut view = take_up(task, base, committed, total, running.is_none());
+            let has_ended = view.position.progress.has_ended();
             let known = !was_suspended
-                && (running.is_some() || (members_known && positions.contains_key(&view.task.name)));
+                && (running.is_some()
+                    || (members_known && positions.contains_key(&view.task.name)));
             if !has_ended && !known {
                 restart_unmarked(&mut view, total);
                 members.push(self.views.len());
@@ -195,14 +209,23 @@ impl<S: Store> Processor<S> {
             view.save();
             self.views.push(view);
         }
-        let kept: BTreeSet<&str> = self.views.iter().map(|view| view.task.name.as_str()).collect();
-        let gone = before.keys().chain(positions.keys()).filter(|name| !kept.contains(name.as_str()));
+        let kept: BTreeSet<&str> = self
+            .views
+            .iter()
+            .map(|view| view.task.name.as_str())
+            .collect();
+        let gone = before
+            .keys()
+            .chain(positions.keys())
+            .filter(|name| !kept.contains(name.as_str()));
         self.gone.extend(gone.cloned());
         self.forget_other_members(&members)?;
-        let rows_from = match stored {
+        let rows_from = match store_position {
             _ if self.position.seq == 0 => None,
             None => Some(RowsFrom::Beginning),
-            Some(stored) if stored.next_offset < self.position.next_offset => Some(RowsFrom::Offset(stored.next_offset)),
+            Some(stored) if stored.next_offset < self.position.next_offset => {
+                Some(RowsFrom::Offset(stored.next_offset))
+            }
             Some(_) => None,
         };
         Ok(Rebuild { members, rows_from })
@@ -232,7 +255,10 @@ impl<S: Store> Processor<S> {
         let mut batch = StoreBatch::default();
         for record in records {
             let (_, key) = split_key(&record)?;
-            let member = record.value.map(|value| Member { digest: digest(value), mark: 0 });
+            let member = record.value.map(|value| Member {
+                digest: digest(value),
+                mark: 0,
+            });
             batch.members.push((id.clone(), key.to_vec(), member));
         }
         let position = self.unknown_members()?;
@@ -275,8 +301,13 @@ impl<S: Store> Processor<S> {
             let head = decoder
                 .event
                 .decode(value, &mut before, &mut after)
-                .map_err(|source| Error::Input { offset: record.offset, source })?;
-            batch.rows.push((key.to_vec(), stored_row(value, head.after_range)));
+                .map_err(|source| Error::Input {
+                    offset: record.offset,
+                    source,
+                })?;
+            batch
+                .rows
+                .push((key.to_vec(), stored_row(value, head.after_range)));
         }
         let mut position = self.unknown_members()?;
         position.next_offset = next_offset;
@@ -284,19 +315,18 @@ impl<S: Store> Processor<S> {
         Ok(Step::Done)
     }
 
-    /// Says that rows and members are those of the committed position.
+    /// Says that rows and members are those of the committed position. The store will say so with
+    /// the next batch: a difference run that begins again because marks were lost must be committed
+    /// by then, else a later start would sweep members for want of marks.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub fn rebuilt(&mut self) -> Result<(), Error> {
-        if self.position.seq > 0 {
-            let position = self.store_position();
-            self.store.apply(StoreBatch::default(), &position)?;
-        }
         let total = self.store.count_rows()?;
         for view in &mut self.views {
             if matches!(view.position.progress, Progress::Filling { .. }) {
                 view.position.total = view.position.total.max(total);
+                view.save();
             }
         }
         Ok(())
@@ -337,12 +367,21 @@ impl<S: Store> Processor<S> {
     /// [`Error::Store`].
     pub fn tick(&mut self, now_ms: i64) -> Result<(), Error> {
         for view in &mut self.views {
-            let ended = view.task.valid_until_ms.is_some_and(|until| until <= now_ms);
-            let begun = view.task.document.valid_from_ms().is_none_or(|from| from <= now_ms);
+            let ended = view
+                .task
+                .valid_until_ms
+                .is_some_and(|until| until <= now_ms);
+            let begun = view
+                .task
+                .document
+                .valid_from_ms()
+                .is_none_or(|from| from <= now_ms);
             match &view.position.progress {
                 Progress::Pending if ended => view.position.progress = Progress::Expired,
                 Progress::Pending if begun => view.begin(self.store.count_rows()?),
-                progress if ended && progress.applies_changes() => view.position.progress = Progress::Expiring,
+                progress if ended && progress.applies_changes() => {
+                    view.position.progress = Progress::Expiring
+                }
                 _ => {}
             }
         }
@@ -367,8 +406,13 @@ impl<S: Store> Processor<S> {
         let head = decoder
             .event
             .decode(value, &mut before, &mut after)
-            .map_err(|source| Error::Input { offset: input.offset, source })?;
-        Ok(Some(head.tx_id.filter(|_| head.snapshot == SnapshotMark::False)))
+            .map_err(|source| Error::Input {
+                offset: input.offset,
+                source,
+            })?;
+        Ok(Some(
+            head.tx_id.filter(|_| head.snapshot == SnapshotMark::False),
+        ))
     }
 
     /// Applies a record of the input to the rows and to every view.
@@ -381,10 +425,19 @@ impl<S: Store> Processor<S> {
         let Some(key_decoder) = self.decoders.key(key_schema) else {
             return Ok(Step::Needs(key_schema));
         };
-        let unreadable = |source| Error::Input { offset: input.offset, source };
+        let unreadable = |source| Error::Input {
+            offset: input.offset,
+            source,
+        };
         let mut key_cells: Vec<Cell<'_>> = Vec::new();
-        key_decoder.decode(key_message, &mut key_cells).map_err(unreadable)?;
-        let input_key = InputKey { schema: key_schema, fields: key_decoder.fields(), cells: &key_cells };
+        key_decoder
+            .decode(key_message, &mut key_cells)
+            .map_err(unreadable)?;
+        let input_key = InputKey {
+            schema: key_schema,
+            fields: key_decoder.fields(),
+            cells: &key_cells,
+        };
         let (mut before, mut after) = (Vec::new(), Vec::new());
         let mut head = None;
         let mut row = None;
@@ -393,16 +446,35 @@ impl<S: Store> Processor<S> {
             let Some(decoder) = self.decoders.value(schema) else {
                 return Ok(Step::Needs(schema));
             };
-            let decoded = decoder.event.decode(value, &mut before, &mut after).map_err(unreadable)?;
-            let unexpected = |problem| Error::Unexpected { offset: input.offset, problem };
+            let decoded = decoder
+                .event
+                .decode(value, &mut before, &mut after)
+                .map_err(unreadable)?;
+            let unexpected = |problem| Error::Unexpected {
+                offset: input.offset,
+                problem,
+            };
             match decoded.op {
                 Op::Create | Op::Update | Op::Read if decoded.has_after => {
                     let columns = decoder.event.columns();
-                    row = Some((Row { schema, columns, cells: &after }, stored_row(value, decoded.after_range.clone())));
+                    row = Some((
+                        Row {
+                            schema,
+                            columns,
+                            cells: &after,
+                        },
+                        stored_row(value, decoded.after_range.clone()),
+                    ));
                 }
                 Op::Delete => {}
-                Op::Truncate => return Err(unexpected("is a truncation, which a table with a key does not have")),
-                Op::Create | Op::Update | Op::Read => return Err(unexpected("has no row after the change")),
+                Op::Truncate => {
+                    return Err(unexpected(
+                        "is a truncation, which a table with a key does not have",
+                    ));
+                }
+                Op::Create | Op::Update | Op::Read => {
+                    return Err(unexpected("has no row after the change"));
+                }
             }
             head = Some(decoded);
         }
@@ -413,13 +485,19 @@ impl<S: Store> Processor<S> {
             partition: self.partition,
             secret: self.secret.as_deref(),
         };
-        for view in self.views.iter_mut().filter(|view| view.position.progress.applies_changes()) {
+        for view in self
+            .views
+            .iter_mut()
+            .filter(|view| view.position.progress.applies_changes())
+        {
             match &row {
                 Some((row, _)) => view.apply_row(row, head.as_ref(), &mut effects)?,
                 None => view.apply_deletion(&input_key, head.as_ref(), &mut effects)?,
             }
         }
-        self.pending.rows.insert(key.to_vec(), row.and_then(|(_, stored)| stored));
+        self.pending
+            .rows
+            .insert(key.to_vec(), row.and_then(|(_, stored)| stored));
         Ok(Step::Done)
     }
 
@@ -432,7 +510,11 @@ impl<S: Store> Processor<S> {
         if self.position.must_compare && self.pending.is_empty() {
             self.position.must_compare = false;
             let total = self.store.count_rows()?;
-            for view in self.views.iter_mut().filter(|view| view.position.progress.applies_changes()) {
+            for view in self
+                .views
+                .iter_mut()
+                .filter(|view| view.position.progress.applies_changes())
+            {
                 view.begin_difference(total);
             }
         }
@@ -457,8 +539,11 @@ impl<S: Store> Processor<S> {
     pub fn difference(&mut self, out: &mut RecordBatch, bytes_max: usize) -> Result<Step, Error> {
         for view in &mut self.views {
             let secret = self.secret.as_deref();
-            let mut effects = difference::effects(&self.store, &mut self.pending, out, self.partition, secret);
-            if let Part::Needs(schema) = difference::advance(view, &self.decoders, &mut effects, bytes_max)? {
+            let mut effects =
+                difference::effects(&self.store, &mut self.pending, out, self.partition, secret);
+            if let Part::Needs(schema) =
+                difference::advance(view, &self.decoders, &mut effects, bytes_max)?
+            {
                 return Ok(Step::Needs(schema));
             }
         }
@@ -467,14 +552,24 @@ impl<S: Store> Processor<S> {
 
     /// Ends a batch: returns the positions to commit with it, by sub; `None` deletes one. The batch
     /// covers the input up to `next_offset`, read up to the time `read_up_to_ms`.
-    pub fn positions(&mut self, next_offset: i64, read_up_to_ms: i64) -> Vec<(String, Option<Value>)> {
+    pub fn positions(
+        &mut self,
+        next_offset: i64,
+        read_up_to_ms: i64,
+    ) -> Vec<(String, Option<Value>)> {
         self.position.next_offset = next_offset;
         self.position.seq += 1;
         self.position.read_up_to_ms = self.position.read_up_to_ms.max(read_up_to_ms);
-        let json = |position: &ViewPosition| serde_json::to_value(position).expect("a position is representable in JSON");
-        let own = serde_json::to_value(&self.position).expect("a position is representable in JSON");
+        let json = |position: &ViewPosition| {
+            serde_json::to_value(position).expect("a position is representable in JSON")
+        };
+        let own =
+            serde_json::to_value(&self.position).expect("a position is representable in JSON");
         let mut positions = vec![(String::new(), Some(own))];
-        let changed = self.views.iter().filter(|view| view.committed.as_ref() != Some(&view.position));
+        let changed = self
+            .views
+            .iter()
+            .filter(|view| view.committed.as_ref() != Some(&view.position));
         positions.extend(changed.map(|view| (view.task.name.clone(), Some(json(&view.position)))));
         positions.extend(self.gone.iter().map(|name| (name.clone(), None)));
         positions
@@ -515,11 +610,14 @@ impl<S: Store> Processor<S> {
     /// Returns whether anything is to be committed but the input's position.
     #[must_use]
     pub fn has_changes(&self) -> bool {
-        !self.gone.is_empty() || self.views.iter().any(|view| view.committed.as_ref() != Some(&view.position))
+        !self.gone.is_empty()
+            || self
+                .views
+                .iter()
+                .any(|view| view.committed.as_ref() != Some(&view.position))
     }
 
-    /// Suspends a view whose members could not be read. [`Processor::rebuilt`] must then not be
-    /// called: the store may say that it has all members only together with the suspension.
+    /// Suspends a view whose members could not be read.
     pub fn cannot_rebuild(&mut self, view: usize, error: &(impl Classified + 'static)) {
         let view = &mut self.views[view];
         view.suspend(error);
@@ -531,7 +629,11 @@ impl<S: Store> Processor<S> {
     /// not suspended.
     pub fn refuse(&mut self, topic: &str, error: &(impl Classified + 'static)) -> bool {
         let mut found = false;
-        for view in self.views.iter_mut().filter(|view| view.task.topic == topic) {
+        for view in self
+            .views
+            .iter_mut()
+            .filter(|view| view.task.topic == topic)
+        {
             if !matches!(view.position.progress, Progress::Suspended { .. }) {
                 view.suspend(error);
                 view.refused = true;
@@ -568,11 +670,17 @@ impl<S: Store> Processor<S> {
     }
 }
 
-/// Decides what a view does, from what was committed for it and what its task says now.
-fn take_up(task: ViewTask, committed: Option<ViewPosition>, total: u64, is_start: bool) -> View {
-    let same = committed
-        .clone()
-        .filter(|position| position.generation == task.generation && position.topic_id == task.topic_id);
+/// Decides what a view does, from where it stood and what its task says now.
+fn take_up(
+    task: ViewTask,
+    base: Option<ViewPosition>,
+    committed: Option<ViewPosition>,
+    total: u64,
+    is_start: bool,
+) -> View {
+    let same = base.filter(|position| {
+        position.generation == task.generation && position.topic_id == task.topic_id
+    });
     let fresh = |progress| ViewPosition {
         v: VERSION,
         version: task.version,
@@ -593,13 +701,19 @@ fn take_up(task: ViewTask, committed: Option<ViewPosition>, total: u64, is_start
         Some(position) => {
             let changed = position.version != task.version;
             run = match &position.progress {
-                Progress::Filling { .. } | Progress::Sweeping { .. } | Progress::Live | Progress::Expiring => changed,
+                Progress::Filling { .. }
+                | Progress::Sweeping { .. }
+                | Progress::Live
+                | Progress::Expiring => changed,
                 // A restart is how a person says that the reason is gone.
                 Progress::Suspended { .. } => changed || is_start,
                 Progress::Expired | Progress::Revoked => changed,
                 Progress::Pending => false,
             };
-            ViewPosition { version: task.version, ..position }
+            ViewPosition {
+                version: task.version,
+                ..position
+            }
         }
     };
     let mut view = View::new(task, position, committed);
@@ -612,7 +726,9 @@ fn take_up(task: ViewTask, committed: Option<ViewPosition>, total: u64, is_start
 /// A run that must sweep begins again where the marks were lost.
 fn restart_unmarked(view: &mut View, total: u64) {
     match &view.position.progress {
-        Progress::Filling { sweep: true, .. } | Progress::Sweeping { .. } => view.begin_difference(total),
+        Progress::Filling { sweep: true, .. } | Progress::Sweeping { .. } => {
+            view.begin_difference(total)
+        }
         Progress::Filling { sweep: false, .. }
         | Progress::Pending
         | Progress::Live
@@ -634,12 +750,21 @@ fn count_members<S: Store>(store: &S, view: &ViewId) -> Result<u64, Error> {
 
 fn split_key<'a>(input: &Input<'a>) -> Result<(SchemaId, &'a [u8]), Error> {
     let problem = "has no key, and views stand on tables with a key only";
-    let key = input.key.ok_or(Error::Unexpected { offset: input.offset, problem })?;
-    wire::split(key).map_err(|source| Error::Input { offset: input.offset, source })
+    let key = input.key.ok_or(Error::Unexpected {
+        offset: input.offset,
+        problem,
+    })?;
+    wire::split(key).map_err(|source| Error::Input {
+        offset: input.offset,
+        source,
+    })
 }
 
 fn split_value<'a>(input: &Input<'a>, value: &'a [u8]) -> Result<(SchemaId, &'a [u8]), Error> {
-    wire::split(value).map_err(|source| Error::Input { offset: input.offset, source })
+    wire::split(value).map_err(|source| Error::Input {
+        offset: input.offset,
+        source,
+    })
 }
 
 /// Returns what is stored of an event: the envelope's prefix and the row after the change.

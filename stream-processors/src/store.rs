@@ -113,7 +113,12 @@ pub trait Store {
     /// Returns a member.
     fn member(&self, view: &ViewId, key: &[u8]) -> Result<Option<Member>, Error>;
     /// Visits a view's members behind a key, or all.
-    fn members_after(&self, view: &ViewId, key: Option<&[u8]>, visit: VisitMember<'_>) -> Result<(), Error>;
+    fn members_after(
+        &self,
+        view: &ViewId,
+        key: Option<&[u8]>,
+        visit: VisitMember<'_>,
+    ) -> Result<(), Error>;
     /// Applies changes and the position that holds after them, all or nothing.
     fn apply(&mut self, batch: StoreBatch, position: &StorePosition) -> Result<(), Error>;
     /// Forgets all rows and the position.
@@ -129,5 +134,10 @@ pub trait Store {
 pub(crate) fn split_member_key(key: &[u8]) -> Option<(ViewId, &[u8])> {
     let end = key.iter().position(|byte| *byte == 0)? + 5;
     let (view, key) = key.split_at_checked(end)?;
-    Some((ViewId { bytes: view.to_vec() }, key))
+    Some((
+        ViewId {
+            bytes: view.to_vec(),
+        },
+        key,
+    ))
 }

@@ -104,7 +104,11 @@ pub(crate) fn digest(value: &[u8]) -> [u8; 16] {
 }
 
 impl View {
-    pub(crate) fn new(task: ViewTask, position: ViewPosition, committed: Option<ViewPosition>) -> Self {
+    pub(crate) fn new(
+        task: ViewTask,
+        position: ViewPosition,
+        committed: Option<ViewPosition>,
+    ) -> Self {
         Self {
             id: ViewId::new(&task.name, task.generation),
             topic: Arc::from(task.topic.as_str()),
@@ -186,45 +190,84 @@ impl View {
     }
 
     /// Deletes a member by its key in the view.
-    pub(crate) fn remove_member<S: Store>(&mut self, key: &[u8], member: Member, effects: &mut Effects<'_, S>) {
+    pub(crate) fn remove_member<S: Store>(
+        &mut self,
+        key: &[u8],
+        member: Member,
+        effects: &mut Effects<'_, S>,
+    ) {
         self.scratch.key.clear();
-        self.scratch.key.extend_from_slice(&wire::prefix(self.task.key_schema_id));
+        self.scratch
+            .key
+            .extend_from_slice(&wire::prefix(self.task.key_schema_id));
         self.scratch.key.extend_from_slice(key);
         self.remove(Some(member), None, effects);
     }
 
-    fn evaluate(&mut self, row: &Row<'_>, secret: Option<&[u8]>) -> Result<Decision, hutong_policies::Error> {
+    fn evaluate(
+        &mut self,
+        row: &Row<'_>,
+        secret: Option<&[u8]>,
+    ) -> Result<Decision, hutong_policies::Error> {
         self.scratch.key.clear();
         self.scratch.value.clear();
         if !self.evaluators.contains_key(&row.schema) {
             let evaluator = Evaluator::new(&self.task, row.columns, secret)?;
             self.evaluators.insert(row.schema, evaluator);
         }
-        let evaluator = self.evaluators.get_mut(&row.schema).expect("it was just put there");
+        let evaluator = self
+            .evaluators
+            .get_mut(&row.schema)
+            .expect("it was just put there");
         evaluator.row(row.cells, &mut self.scratch.key, &mut self.scratch.value)
     }
 
-    fn evaluate_key(&mut self, key: &InputKey<'_>, secret: Option<&[u8]>) -> Result<(), hutong_policies::Error> {
+    fn evaluate_key(
+        &mut self,
+        key: &InputKey<'_>,
+        secret: Option<&[u8]>,
+    ) -> Result<(), hutong_policies::Error> {
         self.scratch.key.clear();
         if !self.key_evaluators.contains_key(&key.schema) {
             let evaluator = Evaluator::for_keys(&self.task, key.fields, secret)?;
             self.key_evaluators.insert(key.schema, evaluator);
         }
-        let evaluator = self.key_evaluators.get_mut(&key.schema).expect("it was just put there");
+        let evaluator = self
+            .key_evaluators
+            .get_mut(&key.schema)
+            .expect("it was just put there");
         evaluator.key(key.cells, &mut self.scratch.key)
     }
 
-    fn upsert<S>(&mut self, before: Option<Member>, digest: [u8; 16], head: Option<&EventHead>, effects: &mut Effects<'_, S>) {
+    fn upsert<S>(
+        &mut self,
+        before: Option<Member>,
+        digest: [u8; 16],
+        head: Option<&EventHead>,
+        effects: &mut Effects<'_, S>,
+    ) {
         self.rows += u64::from(before.is_none());
-        let member = Member { digest, mark: self.position.mark };
-        effects.pending.set_member(&self.id, body(&self.scratch.key), Some(member));
+        let member = Member {
+            digest,
+            mark: self.position.mark,
+        };
+        effects
+            .pending
+            .set_member(&self.id, body(&self.scratch.key), Some(member));
         self.write(true, head, effects);
     }
 
-    fn remove<S>(&mut self, before: Option<Member>, head: Option<&EventHead>, effects: &mut Effects<'_, S>) {
+    fn remove<S>(
+        &mut self,
+        before: Option<Member>,
+        head: Option<&EventHead>,
+        effects: &mut Effects<'_, S>,
+    ) {
         if before.is_some() {
             self.rows = self.rows.saturating_sub(1);
-            effects.pending.set_member(&self.id, body(&self.scratch.key), None);
+            effects
+                .pending
+                .set_member(&self.id, body(&self.scratch.key), None);
             self.write(false, head, effects);
         }
     }
@@ -232,13 +275,23 @@ impl View {
     /// Marks a member as still having a row.
     fn keep<S>(&mut self, member: Option<Member>, effects: &mut Effects<'_, S>) {
         if let Some(member) = member.filter(|member| member.mark != self.position.mark) {
-            let marked = Member { mark: self.position.mark, ..member };
-            effects.pending.set_member(&self.id, body(&self.scratch.key), Some(marked));
+            let marked = Member {
+                mark: self.position.mark,
+                ..member
+            };
+            effects
+                .pending
+                .set_member(&self.id, body(&self.scratch.key), Some(marked));
         }
     }
 
     /// Appends a record: the key in the scratch buffer, with the value there or as a tombstone.
-    fn write<S>(&mut self, with_value: bool, head: Option<&EventHead>, effects: &mut Effects<'_, S>) {
+    fn write<S>(
+        &mut self,
+        with_value: bool,
+        head: Option<&EventHead>,
+        effects: &mut Effects<'_, S>,
+    ) {
         header::write(head, self.task.version, &mut self.scratch.header);
         let out = &mut *effects.out;
         let mut append = |bytes: &[u8]| {
@@ -297,7 +350,10 @@ impl View {
             self.begin_difference(total);
         } else {
             self.position.total = total;
-            self.position.progress = Progress::Filling { cursor: None, sweep: false };
+            self.position.progress = Progress::Filling {
+                cursor: None,
+                sweep: false,
+            };
         }
     }
 
@@ -307,7 +363,10 @@ impl View {
         self.position.mark += 1;
         self.position.filled = 0;
         self.position.total = total;
-        self.position.progress = Progress::Filling { cursor: None, sweep: true };
+        self.position.progress = Progress::Filling {
+            cursor: None,
+            sweep: true,
+        };
         self.refused = false;
     }
 }

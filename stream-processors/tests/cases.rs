@@ -21,7 +21,12 @@ impl Scene {
     fn new(tasks: Vec<ViewTask>) -> Self {
         let (table, kafka) = (Table::new(), Kafka::default());
         let processor = start(MemoryStore::default(), &kafka, &table, &tasks, NOW);
-        Self { table, kafka, tasks, processor }
+        Self {
+            table,
+            kafka,
+            tasks,
+            processor,
+        }
     }
 
     fn settle(&mut self) {
@@ -33,9 +38,16 @@ impl Scene {
         let topic = self.tasks[0].topic.clone();
         let before = self.kafka.outputs.get(&topic).map_or(0, Vec::len);
         self.settle();
-        let records = self.kafka.outputs.get(&topic).map_or(&[][..], |records| &records[before..]);
+        let records = self
+            .kafka
+            .outputs
+            .get(&topic)
+            .map_or(&[][..], |records| &records[before..]);
         let kind = |value: &Option<Vec<u8>>| if value.is_some() { "upsert" } else { "delete" };
-        records.iter().map(|record| kind(&record.value).to_owned()).collect()
+        records
+            .iter()
+            .map(|record| kind(&record.value).to_owned())
+            .collect()
     }
 
     fn rows(&self, view: usize) -> usize {
@@ -48,12 +60,23 @@ impl Scene {
 
     fn adopt(&mut self) {
         let tasks = self.tasks.clone();
-        adopt(&mut self.processor, &self.kafka, &self.table, &tasks, &std::collections::BTreeMap::new());
+        adopt(
+            &mut self.processor,
+            &self.kafka,
+            &self.table,
+            &tasks,
+            &std::collections::BTreeMap::new(),
+        );
     }
 }
 
 fn s03() -> ViewTask {
-    view("s03", 1, &[("name", None), ("id", Some("SHOW_LAST 1"))], Some("region = '370705'"))
+    view(
+        "s03",
+        1,
+        &[("name", None), ("id", Some("SHOW_LAST 1"))],
+        Some("region = '370705'"),
+    )
 }
 
 fn row(id: i64, region: &str) -> Row {
@@ -74,15 +97,49 @@ fn each_change_delivers_what_the_table_of_changes_says() {
         change(&mut scene.table);
         assert_eq!(scene.delivered(), expected);
     };
-    delivers(&mut scene, &|table| table.upsert(row(12, "370705")), &["upsert"]);
+    delivers(
+        &mut scene,
+        &|table| table.upsert(row(12, "370705")),
+        &["upsert"],
+    );
     delivers(&mut scene, &|table| table.upsert(row(13, "370702")), &[]);
-    delivers(&mut scene, &|table| table.upsert(Row { phone: "139".into(), ..row(12, "370705") }), &[]);
-    delivers(&mut scene, &|table| table.upsert(Row { name: Some("m".into()), ..row(12, "370705") }), &["upsert"]);
-    delivers(&mut scene, &|table| table.upsert(row(12, "370702")), &["delete"]);
-    delivers(&mut scene, &|table| table.upsert(row(12, "370705")), &["upsert"]);
+    delivers(
+        &mut scene,
+        &|table| {
+            table.upsert(Row {
+                phone: "139".into(),
+                ..row(12, "370705")
+            })
+        },
+        &[],
+    );
+    delivers(
+        &mut scene,
+        &|table| {
+            table.upsert(Row {
+                name: Some("m".into()),
+                ..row(12, "370705")
+            })
+        },
+        &["upsert"],
+    );
+    delivers(
+        &mut scene,
+        &|table| table.upsert(row(12, "370702")),
+        &["delete"],
+    );
+    delivers(
+        &mut scene,
+        &|table| table.upsert(row(12, "370705")),
+        &["upsert"],
+    );
     delivers(&mut scene, &|table| table.upsert(row(12, "")), &["delete"]);
     delivers(&mut scene, &|table| table.delete(12), &[]);
-    delivers(&mut scene, &|table| table.upsert(row(13, "370705")), &["upsert"]);
+    delivers(
+        &mut scene,
+        &|table| table.upsert(row(13, "370705")),
+        &["upsert"],
+    );
     delivers(&mut scene, &|table| table.delete(13), &["delete"]);
 }
 
@@ -92,8 +149,15 @@ fn a_header_says_where_a_record_comes_from() {
     scene.table.begin();
     scene.table.upsert(row(1, "370705"));
     scene.settle();
-    let header = |scene: &Scene, view: usize| scene.kafka.outputs[&scene.tasks[view].topic][0].header.clone();
-    assert_eq!(header(&scene, 0), "v1 tx=101 lsn=0/6500 ts_us=1700000000000101 policy=1");
+    let header = |scene: &Scene, view: usize| {
+        scene.kafka.outputs[&scene.tasks[view].topic][0]
+            .header
+            .clone()
+    };
+    assert_eq!(
+        header(&scene, 0),
+        "v1 tx=101 lsn=0/6500 ts_us=1700000000000101 policy=1"
+    );
     scene.tasks.push(view("later", 4, &[("id", None)], None));
     scene.adopt();
     scene.settle();
@@ -115,7 +179,9 @@ fn nothing_is_upserted_from_a_value_that_is_unavailable() {
     scene.table.upsert_without_name(&row(1, "370702"));
     assert_eq!(scene.delivered(), ["delete"]);
     // A view that comes later sees them as unavailable too.
-    scene.tasks.push(view("names", 2, &[("id", None), ("name", None)], None));
+    scene
+        .tasks
+        .push(view("names", 2, &[("id", None), ("name", None)], None));
     scene.adopt();
     scene.settle();
     assert_eq!(scene.rows(2), 0);
@@ -153,11 +219,21 @@ fn an_expired_view_is_emptied_in_parts_and_stays_empty() {
     }
     scene.settle();
     assert_eq!(scene.rows(0), 50);
-    settle(&mut scene.processor, &mut scene.kafka, &scene.table, NOW + 1);
+    settle(
+        &mut scene.processor,
+        &mut scene.kafka,
+        &scene.table,
+        NOW + 1,
+    );
     assert_eq!(scene.rows(0), 0);
     assert_eq!(scene.progress(0), &Progress::Expired);
     scene.table.upsert(row(60, ""));
-    settle(&mut scene.processor, &mut scene.kafka, &scene.table, NOW + 2);
+    settle(
+        &mut scene.processor,
+        &mut scene.kafka,
+        &scene.table,
+        NOW + 2,
+    );
     assert_eq!(scene.rows(0), 0);
 }
 
@@ -165,7 +241,13 @@ fn an_expired_view_is_emptied_in_parts_and_stays_empty() {
 fn a_view_begins_when_its_validity_does() {
     let mut scene = Scene::new(vec![view("all", 1, &[("id", None)], None)]);
     scene.tasks[0].document.valid_from = Some("1970-01-01T00:00:02Z".into());
-    scene.processor = start(MemoryStore::default(), &scene.kafka, &scene.table, &scene.tasks, NOW);
+    scene.processor = start(
+        MemoryStore::default(),
+        &scene.kafka,
+        &scene.table,
+        &scene.tasks,
+        NOW,
+    );
     scene.table.upsert(row(1, ""));
     scene.settle();
     assert_eq!((scene.rows(0), scene.progress(0)), (0, &Progress::Pending));
@@ -196,7 +278,9 @@ fn a_view_whose_output_is_refused_stops_alone_and_comes_back_by_the_difference()
     assert!(scene.processor.refuse(&scene.tasks[0].topic, &TooLarge));
     assert_eq!(scene.delivered(), [""; 0]);
     assert_eq!((scene.rows(0), scene.rows(1)), (2, 3));
-    assert!(matches!(&scene.kafka.views["s03"].progress, Progress::Suspended { error, .. } if error == "a record is too large"));
+    assert!(
+        matches!(&scene.kafka.views["s03"].progress, Progress::Suspended { error, .. } if error == "a record is too large")
+    );
     scene.table.delete(1);
     scene.settle();
     scene.processor.resume_refused().unwrap();
@@ -210,7 +294,16 @@ fn a_view_whose_output_is_refused_stops_alone_and_comes_back_by_the_difference()
 #[test]
 fn a_view_that_cannot_be_applied_stops_alone_with_a_reason_and_a_remedy() {
     let mut scene = Scene::new(vec![s03(), view("keys", 1, &[("id", None)], None)]);
-    scene.processor = Processor::new(MemoryStore::default(), 3, "table id", Some(b"another secret".repeat(2)), None, NOW, 1).unwrap();
+    scene.processor = Processor::new(
+        MemoryStore::default(),
+        3,
+        "table id",
+        Some(b"another secret".repeat(2)),
+        None,
+        NOW,
+        1,
+    )
+    .unwrap();
     scene.adopt();
     scene.table.upsert(row(1, "370705"));
     scene.settle();
@@ -230,16 +323,33 @@ fn nothing_ungranted_is_written() {
     let mut scene = Scene::new(vec![s03()]);
     for id in 0..20 {
         scene.table.begin();
-        scene.table.upsert(Row { phone: format!("MARKER{id}"), ..row(1_000_000 + id, if id % 2 == 0 { "370705" } else { "SECRET" }) });
+        scene.table.upsert(Row {
+            phone: format!("MARKER{id}"),
+            ..row(
+                1_000_000 + id,
+                if id % 2 == 0 { "370705" } else { "SECRET" },
+            )
+        });
         scene.settle();
-        scene.table.upsert(Row { phone: format!("MARKER{id}"), ..row(1_000_000 + id, "SECRET") });
+        scene.table.upsert(Row {
+            phone: format!("MARKER{id}"),
+            ..row(1_000_000 + id, "SECRET")
+        });
         scene.settle();
     }
     let records = &scene.kafka.outputs[&scene.tasks[0].topic];
     assert_eq!(records.len(), 20);
     for record in records {
-        let all = [&record.key[..], record.value.as_deref().unwrap_or_default(), record.header.as_bytes()].concat();
+        let all = [
+            &record.key[..],
+            record.value.as_deref().unwrap_or_default(),
+            record.header.as_bytes(),
+        ]
+        .concat();
         let text = String::from_utf8_lossy(&all);
-        assert!(!text.contains("MARKER") && !text.contains("SECRET") && !text.contains("10000"), "{text}");
+        assert!(
+            !text.contains("MARKER") && !text.contains("SECRET") && !text.contains("10000"),
+            "{text}"
+        );
     }
 }

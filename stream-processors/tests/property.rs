@@ -19,9 +19,19 @@ const STEPS: usize = 120;
 type Condition = (Option<&'static str>, fn(&Row) -> bool);
 
 const CONDITIONS: [Condition; 4] = [
-    (Some("region LIKE '3707%'"), |row| row.region.as_deref().is_some_and(|region| region.starts_with("3707"))),
-    (Some("amount BETWEEN 2 AND 5 AND name IS NOT NULL"), |row| (2..=5).contains(&row.amount) && row.name.is_some()),
-    (Some("NOT region = '370705'"), |row| row.region.as_deref().is_some_and(|region| region != "370705")),
+    (Some("region LIKE '3707%'"), |row| {
+        row.region
+            .as_deref()
+            .is_some_and(|region| region.starts_with("3707"))
+    }),
+    (Some("amount BETWEEN 2 AND 5 AND name IS NOT NULL"), |row| {
+        (2..=5).contains(&row.amount) && row.name.is_some()
+    }),
+    (Some("NOT region = '370705'"), |row| {
+        row.region
+            .as_deref()
+            .is_some_and(|region| region != "370705")
+    }),
     (None, |_| true),
 ];
 
@@ -51,13 +61,22 @@ const SHAPES: [Shape; 3] = [
             let masked = row.name.as_ref().map(|name| {
                 let length = name.chars().count();
                 let last: String = name.chars().skip(length.saturating_sub(1)).collect();
-                if length <= 1 { "*".repeat(length) } else { "*".repeat(length - 1) + &last }
+                if length <= 1 {
+                    "*".repeat(length)
+                } else {
+                    "*".repeat(length - 1) + &last
+                }
             });
             vec![text(row.region.as_ref()), text(masked.as_ref())]
         },
         hides_key: true,
     },
-    Shape { name: "keys", columns: &[("id", None)], show: |row| vec![row.id.to_string()], hides_key: false },
+    Shape {
+        name: "keys",
+        columns: &[("id", None)],
+        show: |row| vec![row.id.to_string()],
+        hides_key: false,
+    },
 ];
 
 #[derive(Clone)]
@@ -69,7 +88,11 @@ struct Wanted {
 
 fn wanted(shape: usize, condition: usize, version: u64) -> Wanted {
     let Shape { name, columns, .. } = SHAPES[shape];
-    Wanted { shape, condition, task: view(name, version, columns, CONDITIONS[condition].0) }
+    Wanted {
+        shape,
+        condition,
+        task: view(name, version, columns, CONDITIONS[condition].0),
+    }
 }
 
 fn random_row(rng: &mut StdRng, id: i64) -> Row {
@@ -85,11 +108,22 @@ fn random_row(rng: &mut StdRng, id: i64) -> Row {
 
 fn check(kafka: &Kafka, table: &Table, views: &[Wanted], seed: u64) {
     for wanted in views {
-        let Shape { show, hides_key, name, .. } = SHAPES[wanted.shape];
+        let Shape {
+            show,
+            hides_key,
+            name,
+            ..
+        } = SHAPES[wanted.shape];
         let found = kafka.rows(&wanted.task);
-        let visible = table.rows.values().filter(|row| CONDITIONS[wanted.condition].1(row));
+        let visible = table
+            .rows
+            .values()
+            .filter(|row| CONDITIONS[wanted.condition].1(row));
         let mut expected: Vec<Vec<String>> = visible.map(show).collect();
-        let mut rows: Vec<Vec<String>> = found.into_values().map(|mut row| row.split_off(usize::from(hides_key))).collect();
+        let mut rows: Vec<Vec<String>> = found
+            .into_values()
+            .map(|mut row| row.split_off(usize::from(hides_key)))
+            .collect();
         expected.sort();
         rows.sort();
         assert_eq!(rows, expected, "view {name}, seed {seed}");
@@ -116,9 +150,20 @@ fn play(seed: u64) {
     let mut version = 1;
     let mut views = vec![wanted(0, 0, 1), wanted(1, 1, 1)];
     let mut old_stores = vec![MemoryStore::default()];
-    let tasks = |views: &[Wanted]| views.iter().map(|wanted| wanted.task.clone()).collect::<Vec<_>>();
+    let tasks = |views: &[Wanted]| {
+        views
+            .iter()
+            .map(|wanted| wanted.task.clone())
+            .collect::<Vec<_>>()
+    };
     let mut now_ms = 1_000;
-    let mut processor = start(MemoryStore::default(), &kafka, &table, &tasks(&views), now_ms);
+    let mut processor = start(
+        MemoryStore::default(),
+        &kafka,
+        &table,
+        &tasks(&views),
+        now_ms,
+    );
     for _ in 0..STEPS {
         now_ms += 10;
         match rng.random_range(0..20) {
@@ -134,7 +179,10 @@ fn play(seed: u64) {
                         _ => {
                             if let Some(row) = table.rows.get(&id).cloned() {
                                 table.delete(id);
-                                table.upsert(Row { id: rng.random_range(0..14), ..row });
+                                table.upsert(Row {
+                                    id: rng.random_range(0..14),
+                                    ..row
+                                });
                             }
                         }
                     }
@@ -143,7 +191,11 @@ fn play(seed: u64) {
             // A batch, cut anywhere, that commits; with a crash before the store has it, or not.
             8..13 => {
                 processor.tick(now_ms).unwrap();
-                if kafka.position.as_ref().is_some_and(|position| position.next_offset == table.end()) {
+                if kafka
+                    .position
+                    .as_ref()
+                    .is_some_and(|position| position.next_offset == table.end())
+                {
                     processor.at_end().unwrap();
                 }
                 let mut out = RecordBatch::default();
@@ -185,7 +237,10 @@ fn play(seed: u64) {
                 processor = start(store, &kafka, &table, &tasks(&views), now_ms);
             }
             17 => {
-                let position = kafka.position.as_ref().map_or(0, |position| position.next_offset);
+                let position = kafka
+                    .position
+                    .as_ref()
+                    .map_or(0, |position| position.next_offset);
                 table.compact(position, false);
             }
             // The views change, while running or across a restart.
@@ -202,16 +257,30 @@ fn play(seed: u64) {
                         let free: Vec<usize> = (0..SHAPES.len())
                             .filter(|shape| views.iter().all(|wanted| wanted.shape != *shape))
                             .collect();
-                        views.push(wanted(*free.choose(rng).unwrap(), rng.random_range(0..CONDITIONS.len()), version));
+                        views.push(wanted(
+                            *free.choose(rng).unwrap(),
+                            rng.random_range(0..CONDITIONS.len()),
+                            version,
+                        ));
                     }
                     _ => {
                         let index = rng.random_range(0..views.len());
-                        views[index] = wanted(views[index].shape, rng.random_range(0..CONDITIONS.len()), version);
+                        views[index] = wanted(
+                            views[index].shape,
+                            rng.random_range(0..CONDITIONS.len()),
+                            version,
+                        );
                     }
                 }
                 if rng.random_bool(0.5) {
                     processor.aborted();
-                    adopt(&mut processor, &kafka, &table, &tasks(&views), &BTreeMap::new());
+                    adopt(
+                        &mut processor,
+                        &kafka,
+                        &table,
+                        &tasks(&views),
+                        &BTreeMap::new(),
+                    );
                 } else {
                     let store = processor.into_store();
                     processor = start(store, &kafka, &table, &tasks(&views), now_ms);
@@ -222,6 +291,9 @@ fn play(seed: u64) {
     settle(&mut processor, &mut kafka, &table, now_ms);
     check(&kafka, &table, &views, seed);
     let held: u64 = processor.views().iter().map(|view| view.rows()).sum();
-    let there: usize = views.iter().map(|wanted| kafka.rows(&wanted.task).len()).sum();
+    let there: usize = views
+        .iter()
+        .map(|wanted| kafka.rows(&wanted.task).len())
+        .sum();
     assert_eq!(usize::try_from(held).unwrap(), there, "seed {seed}");
 }

@@ -6,10 +6,20 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 fn position(seq: u64) -> StorePosition {
-    StorePosition { v: 1, topic_id: "a".into(), next_offset: 7, seq, read_up_to_ms: 1 }
+    StorePosition {
+        v: 1,
+        topic_id: "a".into(),
+        next_offset: 7,
+        seq,
+        read_up_to_ms: 1,
+    }
 }
 
-type Dump = (Option<StorePosition>, Vec<(Vec<u8>, Vec<u8>)>, Vec<(ViewId, Vec<u8>, Member)>);
+type Dump = (
+    Option<StorePosition>,
+    Vec<(Vec<u8>, Vec<u8>)>,
+    Vec<(ViewId, Vec<u8>, Member)>,
+);
 
 fn dump(store: &impl Store) -> Dump {
     let (mut rows, mut members) = (Vec::new(), Vec::new());
@@ -20,7 +30,10 @@ fn dump(store: &impl Store) -> Dump {
             Ok(true)
         })
         .unwrap();
-    assert_eq!(store.count_rows().unwrap(), u64::try_from(rows.len()).unwrap());
+    assert_eq!(
+        store.count_rows().unwrap(),
+        u64::try_from(rows.len()).unwrap()
+    );
     for view in store.views().unwrap() {
         store
             .members_after(&view, None, &mut |key, member| {
@@ -39,14 +52,29 @@ fn the_store_on_disk_is_the_store_in_memory_and_survives_being_closed() {
     let mut rng = StdRng::seed_from_u64(7);
     let mut disk = FjallStore::open(folder.path()).unwrap();
     let mut memory = MemoryStore::default();
-    let views = [ViewId::new("a", 1), ViewId::new("a", 255), ViewId::new("a", 256), ViewId::new("ab", 1), ViewId::new("b", u32::MAX)];
+    let views = [
+        ViewId::new("a", 1),
+        ViewId::new("a", 255),
+        ViewId::new("a", 256),
+        ViewId::new("ab", 1),
+        ViewId::new("b", u32::MAX),
+    ];
     for seq in 1..200 {
         let mut key = || vec![rng.random_range(0..3u8); rng.random_range(1..4)];
         let key = key();
-        let rows = vec![(key.clone(), rng.random_bool(0.7).then(|| vec![rng.random(); 3]))];
+        let rows = vec![(
+            key.clone(),
+            rng.random_bool(0.7).then(|| vec![rng.random(); 3]),
+        )];
         let view = views[rng.random_range(0..views.len())].clone();
-        let member = rng.random_bool(0.7).then(|| Member { digest: rng.random(), mark: rng.random() });
-        let batch = || StoreBatch { rows: rows.clone(), members: vec![(view.clone(), key.clone(), member)] };
+        let member = rng.random_bool(0.7).then(|| Member {
+            digest: rng.random(),
+            mark: rng.random(),
+        });
+        let batch = || StoreBatch {
+            rows: rows.clone(),
+            members: vec![(view.clone(), key.clone(), member)],
+        };
         disk.apply(batch(), &position(seq)).unwrap();
         memory.apply(batch(), &position(seq)).unwrap();
         if rng.random_bool(0.05) {

@@ -44,7 +44,10 @@ pub(crate) fn table() -> TableSchema {
         has_default_expression: false,
     };
     TableSchema {
-        id: TableId { schema: "public".into(), table: "ent_base".into() },
+        id: TableId {
+            schema: "public".into(),
+            table: "ent_base".into(),
+        },
         oid: 1,
         columns: vec![
             column(1, "id", SqlType::Int4, false),
@@ -68,7 +71,11 @@ pub(crate) struct Record {
 
 impl Record {
     fn input(&self) -> Input<'_> {
-        Input { offset: self.offset, key: Some(&self.key), value: self.value.as_deref() }
+        Input {
+            offset: self.offset,
+            key: Some(&self.key),
+            value: self.value.as_deref(),
+        }
     }
 }
 
@@ -97,7 +104,11 @@ impl Table {
     }
 
     pub(crate) fn upsert(&mut self, row: Row) {
-        let op = if self.rows.contains_key(&row.id) { Op::Update } else { Op::Create };
+        let op = if self.rows.contains_key(&row.id) {
+            Op::Update
+        } else {
+            Op::Create
+        };
         let cells = cells(&row);
         let value = self.event(op, None, Some(&cells));
         self.append(&cells, Some(value));
@@ -132,14 +143,21 @@ impl Table {
             now_us: 1_700_000_000_000_000,
         };
         let mut value = Vec::new();
-        self.encoder.event(op, before, after, &source, &mut value).unwrap();
+        self.encoder
+            .event(op, before, after, &source, &mut value)
+            .unwrap();
         value
     }
 
     fn append(&mut self, cells: &[Cell<'_>], value: Option<Vec<u8>>) {
         let mut key = Vec::new();
         self.encoder.key(cells, &mut key).unwrap();
-        self.log.push(Record { offset: self.end, key, value, header: String::new() });
+        self.log.push(Record {
+            offset: self.end,
+            key,
+            value,
+            header: String::new(),
+        });
         self.end += 1;
     }
 
@@ -172,16 +190,26 @@ fn cells(row: &Row) -> [Cell<'_>; 5] {
 }
 
 /// Makes a view's task.
-pub(crate) fn view(name: &str, version: u64, columns: &[(&str, Option<&str>)], condition: Option<&str>) -> ViewTask {
+pub(crate) fn view(
+    name: &str,
+    version: u64,
+    columns: &[(&str, Option<&str>)],
+    condition: Option<&str>,
+) -> ViewTask {
     let document = ViewDocument {
         name: name.to_owned(),
         title: None,
         share: "s03".into(),
-        source: Source { topic: TOPIC.to_owned() },
+        source: Source {
+            topic: TOPIC.to_owned(),
+        },
         subscriber: "qts".into(),
         columns: columns
             .iter()
-            .map(|(name, mask)| Granted { name: (*name).to_owned(), mask: mask.map(str::to_owned) })
+            .map(|(name, mask)| Granted {
+                name: (*name).to_owned(),
+                mask: mask.map(str::to_owned),
+            })
             .collect(),
         where_: condition.map(str::to_owned),
         valid_from: None,
@@ -220,7 +248,9 @@ impl Kafka {
     pub(crate) fn commit(&mut self, batch: &RecordBatch, positions: Vec<(String, Option<Value>)>) {
         for record in &batch.records {
             let topic = &batch.topics[usize::try_from(record.topic).unwrap()];
-            let bytes = |range: &Option<std::ops::Range<usize>>| range.clone().map(|range| batch.buffer[range].to_vec());
+            let bytes = |range: &Option<std::ops::Range<usize>>| {
+                range.clone().map(|range| batch.buffer[range].to_vec())
+            };
             let output = self.outputs.entry(topic.to_string()).or_default();
             assert_eq!(record.partition, Some(3));
             output.push(Record {
@@ -233,9 +263,13 @@ impl Kafka {
         for (sub, value) in positions {
             let text = value.map(|value| value.to_string());
             match (sub.as_str(), text) {
-                ("", text) => self.position = Some(read_versioned(text.unwrap().as_bytes(), "position").unwrap()),
+                ("", text) => {
+                    self.position =
+                        Some(read_versioned(text.unwrap().as_bytes(), "position").unwrap())
+                }
                 (_, Some(text)) => {
-                    self.views.insert(sub, read_versioned(text.as_bytes(), "position").unwrap());
+                    self.views
+                        .insert(sub, read_versioned(text.as_bytes(), "position").unwrap());
                 }
                 (_, None) => {
                     self.views.remove(&sub);
@@ -253,9 +287,16 @@ impl Kafka {
             match &record.value {
                 Some(value) => {
                     let before = raw.insert(key, value.clone());
-                    assert_ne!(before.as_ref(), Some(value), "an upsert that changes nothing");
+                    assert_ne!(
+                        before.as_ref(),
+                        Some(value),
+                        "an upsert that changes nothing"
+                    );
                 }
-                None => assert!(raw.remove(&key).is_some(), "a tombstone for a key that was not there"),
+                None => assert!(
+                    raw.remove(&key).is_some(),
+                    "a tombstone for a key that was not there"
+                ),
             }
         }
         let decoder = RecordDecoder::compile(&task.value_schema).unwrap();
@@ -264,7 +305,9 @@ impl Kafka {
             decoder.decode(value, &mut cells).unwrap();
             cells.iter().map(show).collect()
         };
-        raw.iter().map(|(key, value)| (key.clone(), decode(value))).collect()
+        raw.iter()
+            .map(|(key, value)| (key.clone(), decode(value)))
+            .collect()
     }
 }
 
@@ -278,11 +321,25 @@ pub(crate) fn show(cell: &Cell<'_>) -> String {
 }
 
 /// Starts a processor as a worker does: positions, members, rows.
-pub(crate) fn start<S: Store>(store: S, kafka: &Kafka, table: &Table, tasks: &[ViewTask], now_ms: i64) -> Processor<S> {
+pub(crate) fn start<S: Store>(
+    store: S,
+    kafka: &Kafka,
+    table: &Table,
+    tasks: &[ViewTask],
+    now_ms: i64,
+) -> Processor<S> {
     let stale_after_ms = 1_000_000;
     let secret = Some(SECRET.to_vec());
-    let mut processor =
-        Processor::new(store, 3, "table id", secret, kafka.position.clone(), now_ms, stale_after_ms).unwrap();
+    let mut processor = Processor::new(
+        store,
+        3,
+        "table id",
+        secret,
+        kafka.position.clone(),
+        now_ms,
+        stale_after_ms,
+    )
+    .unwrap();
     adopt(&mut processor, kafka, table, tasks, &kafka.views);
     processor
 }
@@ -299,7 +356,9 @@ pub(crate) fn adopt<S: Store>(
         let topic = processor.views()[view].task().topic.clone();
         let records = kafka.outputs.get(&topic).cloned().unwrap_or_default();
         for part in records.chunks(7) {
-            processor.rebuild_members(view, part.iter().map(Record::input)).unwrap();
+            processor
+                .rebuild_members(view, part.iter().map(Record::input))
+                .unwrap();
         }
         processor.members_rebuilt(view).unwrap();
     }
@@ -309,8 +368,11 @@ pub(crate) fn adopt<S: Store>(
             RowsFrom::Offset(offset) => offset,
         };
         let end = processor.position().next_offset;
-        let records: Vec<&Record> =
-            table.log.iter().filter(|record| record.offset >= from && record.offset < end).collect();
+        let records: Vec<&Record> = table
+            .log
+            .iter()
+            .filter(|record| record.offset >= from && record.offset < end)
+            .collect();
         for part in records.chunks(5) {
             let next = part.last().unwrap().offset + 1;
             let step = needing(processor, |processor| {
@@ -332,38 +394,67 @@ fn needing<S: Store>(
             return Step::Done;
         };
         let schemas = event_schemas(TOPIC, &table()).unwrap();
-        let schema = if id == KEY_ID { schemas.key.unwrap() } else { schemas.value };
+        let schema = if id == KEY_ID {
+            schemas.key.unwrap()
+        } else {
+            schemas.value
+        };
         processor.add_schema(id, &schema).unwrap();
     }
 }
 
 /// Applies up to `count` records behind the position; returns the offset behind them.
-pub(crate) fn apply<S: Store>(processor: &mut Processor<S>, table: &Table, count: usize, out: &mut RecordBatch) -> i64 {
+pub(crate) fn apply<S: Store>(
+    processor: &mut Processor<S>,
+    table: &Table,
+    count: usize,
+    out: &mut RecordBatch,
+) -> i64 {
     let from = processor.position().next_offset;
     let mut next = from;
-    for record in table.log.iter().filter(|record| record.offset >= from).take(count) {
-        needing(processor, |processor| processor.change(&record.input(), out));
+    for record in table
+        .log
+        .iter()
+        .filter(|record| record.offset >= from)
+        .take(count)
+    {
+        needing(processor, |processor| {
+            processor.change(&record.input(), out)
+        });
         next = record.offset + 1;
     }
     next
 }
 
-pub(crate) fn difference<S: Store>(processor: &mut Processor<S>, out: &mut RecordBatch, bytes_max: usize) {
+pub(crate) fn difference<S: Store>(
+    processor: &mut Processor<S>,
+    out: &mut RecordBatch,
+    bytes_max: usize,
+) {
     needing(processor, |processor| processor.difference(out, bytes_max));
 }
 
 /// Processes and commits everything there is.
-pub(crate) fn settle<S: Store>(processor: &mut Processor<S>, kafka: &mut Kafka, table: &Table, now_ms: i64) {
+pub(crate) fn settle<S: Store>(
+    processor: &mut Processor<S>,
+    kafka: &mut Kafka,
+    table: &Table,
+    now_ms: i64,
+) {
     for _ in 0..1_000 {
         processor.tick(now_ms).unwrap();
-        if processor.position().next_offset >= table.log.last().map_or(0, |record| record.offset + 1) {
+        if processor.position().next_offset
+            >= table.log.last().map_or(0, |record| record.offset + 1)
+        {
             processor.at_end().unwrap();
         }
         let mut out = RecordBatch::default();
         let next = apply(processor, table, usize::MAX, &mut out);
         let bytes_max = out.buffer.len() + 300;
         difference(processor, &mut out, bytes_max);
-        let idle = out.records.is_empty() && !processor.has_changes() && next == processor.position().next_offset;
+        let idle = out.records.is_empty()
+            && !processor.has_changes()
+            && next == processor.position().next_offset;
         let positions = processor.positions(next, now_ms);
         kafka.commit(&out, positions);
         processor.committed().unwrap();

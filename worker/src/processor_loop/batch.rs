@@ -94,12 +94,20 @@ impl Work {
                 self.batch.applied.push(message);
             }
         }
-        let full_and_whole = self.is_full() && (self.is_far_too_large() || self.batch.transaction.is_none());
-        Ok(if full_and_whole { Outcome::Full } else { Outcome::Drained })
+        let full_and_whole =
+            self.is_full() && (self.is_far_too_large() || self.batch.transaction.is_none());
+        Ok(if full_and_whole {
+            Outcome::Full
+        } else {
+            Outcome::Drained
+        })
     }
 
     fn is_full(&self) -> bool {
-        let old = self.batch.began.is_some_and(|began| began.elapsed() >= self.limits.age_max);
+        let old = self
+            .batch
+            .began
+            .is_some_and(|began| began.elapsed() >= self.limits.age_max);
         !self.batch.applied.is_empty() && (old || self.batch.bytes() >= self.limits.bytes_max)
     }
 
@@ -122,7 +130,10 @@ impl Work {
             return Ok(None);
         }
         let bytes_max = self.batch.output.buffer.len() + self.limits.bytes_max;
-        match self.processor.difference(&mut self.batch.output, bytes_max)? {
+        match self
+            .processor
+            .difference(&mut self.batch.output, bytes_max)?
+        {
             Step::Done => Ok(None),
             Step::Needs(id) => Ok(Some(id)),
         }
@@ -140,7 +151,10 @@ impl Work {
 
     /// Takes the output for a commit; returns also how many records it accounts for.
     pub(super) fn take_output(&mut self) -> (RecordBatch, usize) {
-        (std::mem::take(&mut self.batch.output), self.batch.applied.len())
+        (
+            std::mem::take(&mut self.batch.output),
+            self.batch.applied.len(),
+        )
     }
 
     /// Brings the committed batch into the store and begins the next one.

@@ -68,21 +68,42 @@ impl Board {
         let labels = [ctx.task.task.as_str()];
         let metrics = &ctx.metrics;
         let seconds = started.elapsed().as_secs_f64();
-        metrics.commit_seconds.with_label_values(&["processor"]).observe(seconds);
-        metrics.processor_records.with_label_values(&labels).inc_by(count(inputs));
-        metrics.processor_output_records.with_label_values(&labels).inc_by(count(outputs));
+        metrics
+            .commit_seconds
+            .with_label_values(&["processor"])
+            .observe(seconds);
+        metrics
+            .processor_records
+            .with_label_values(&labels)
+            .inc_by(count(inputs));
+        metrics
+            .processor_output_records
+            .with_label_values(&labels)
+            .inc_by(count(outputs));
     }
 
     /// Shows how the task fares, if it is time or something of note has happened. To be called
     /// between batches, so that only what is committed is shown.
-    pub(super) async fn show(&mut self, ctx: &TaskContext, work: Option<&Work>, reader: &PartitionReader) {
-        let Some(work) = work.filter(|work| work.batch.is_empty() && !work.processor.has_changes()) else {
+    pub(super) async fn show(
+        &mut self,
+        ctx: &TaskContext,
+        work: Option<&Work>,
+        reader: &PartitionReader,
+    ) {
+        let Some(work) = work.filter(|work| work.batch.is_empty() && !work.processor.has_changes())
+        else {
             return;
         };
         let views = work.processor.views();
         let now: Vec<_> = views
             .iter()
-            .map(|view| (view.task().name.clone(), view.position().version, view.position().progress.name()))
+            .map(|view| {
+                (
+                    view.task().name.clone(),
+                    view.position().version,
+                    view.position().progress.name(),
+                )
+            })
             .collect();
         let is_urgent = self.is_urgent || now != self.shown;
         if !is_urgent && self.shown_at.is_some_and(|at| at.elapsed() < INTERVAL) {
@@ -98,11 +119,17 @@ impl Board {
             "views": views.iter().map(view_details).collect::<Vec<_>>(),
         });
         let lag = self.end_offset - next_offset;
-        ctx.metrics.processor_lag_records.with_label_values(&[&ctx.task.task]).set(lag.max(0));
+        ctx.metrics
+            .processor_lag_records
+            .with_label_values(&[&ctx.task.task])
+            .set(lag.max(0));
         for view in views {
             let rows = i64::try_from(view.rows()).unwrap_or(i64::MAX);
             let labels = [ctx.task.task.as_str(), view.task().name.as_str()];
-            ctx.metrics.processor_view_rows.with_label_values(&labels).set(rows);
+            ctx.metrics
+                .processor_view_rows
+                .with_label_values(&labels)
+                .set(rows);
         }
         if is_urgent {
             ctx.status.details_now(details);
@@ -117,7 +144,10 @@ impl Board {
     async fn find_end(&mut self, reader: &PartitionReader, next_offset: i64) {
         if reader.at_end() {
             self.end_offset = reader.position();
-        } else if self.asked_end_at.is_none_or(|at| at.elapsed() >= END_INTERVAL) {
+        } else if self
+            .asked_end_at
+            .is_none_or(|at| at.elapsed() >= END_INTERVAL)
+        {
             self.asked_end_at = Some(Instant::now());
             // A lag that cannot be told is not worth an error: reading will have one of its own.
             if let Ok(end) = reader.end_offset().await {

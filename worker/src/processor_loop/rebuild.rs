@@ -47,17 +47,23 @@ fn inputs(messages: &[Message]) -> impl Iterator<Item = Input<'_>> {
 impl Attempt {
     /// Takes up the views of the task and rebuilds what is not there. A view whose topic is gone, or
     /// is another one, is suspended alone.
-    pub(super) async fn adopt(&mut self, positions: BTreeMap<String, ViewPosition>) -> Result<(), TaskError> {
+    pub(super) async fn adopt(
+        &mut self,
+        positions: BTreeMap<String, ViewPosition>,
+    ) -> Result<(), TaskError> {
         let tasks = self.task.views.clone();
-        let rebuild = self.blocking(move |work| work.processor.adopt(tasks, &positions)).await??;
+        let rebuild = self
+            .blocking(move |work| work.processor.adopt(tasks, &positions))
+            .await??;
         for view in 0..self.work().processor.views().len() {
             let must_rebuild = rebuild.members.contains(&view);
             match self.prepare(view, must_rebuild).await {
-                Err(error) if error.class == Class::Definite => self.refuse(view, error),
+                Err(error) if error.class == Class::Definite => self.suspend(view, error),
                 result => result?,
             }
             if must_rebuild {
-                self.blocking(move |work| work.processor.members_rebuilt(view)).await??;
+                self.blocking(move |work| work.processor.members_rebuilt(view))
+                    .await??;
             }
         }
         if let Some(from) = rebuild.rows_from {
@@ -67,13 +73,15 @@ impl Attempt {
         Ok(())
     }
 
-    fn refuse(&mut self, view: usize, error: TaskError) {
+    fn suspend(&mut self, view: usize, error: TaskError) {
         let work = self.work.as_mut().expect("no blocking call is under way");
         let topic = work.processor.views()[view].task().topic.clone();
         tracing::warn!(task = self.ctx.task.task, topic, %error, "a view is suspended because its topic cannot be read");
-        let refusal = Refusal { message: error.message, hint: error.hint };
-        work.processor.refuse(&topic, &refusal);
-        self.refused_at = Some(std::time::Instant::now());
+        let refusal = Refusal {
+            message: error.message,
+            hint: error.hint,
+        };
+        work.processor.cannot_rebuild(view, &refusal);
     }
 
     /// Checks that the view's topic is the one that the view was made with, and reads its members.
@@ -96,7 +104,8 @@ impl Attempt {
         let end = reader.end_offset().await?;
         while reader.position() < end {
             let messages = reader.poll(PART_BYTES, WAIT).await?;
-            self.blocking(move |work| work.processor.rebuild_members(view, inputs(&messages))).await??;
+            self.blocking(move |work| work.processor.rebuild_members(view, inputs(&messages)))
+                .await??;
         }
         Ok(())
     }
@@ -116,8 +125,9 @@ impl Attempt {
                 "partition {} of topic {topic} ends at {last}, before the committed position {end}",
                 self.task.partition
             );
-            return Err(TaskError::new(Class::Definite, message)
-                .with_hint("the topic lost records: create it anew by a new snapshot of its table"));
+            return Err(TaskError::new(Class::Definite, message).with_hint(
+                "the topic lost records: create it anew by a new snapshot of its table",
+            ));
         }
         while reader.position() < end {
             let mut messages = reader.poll(PART_BYTES, WAIT).await?;
