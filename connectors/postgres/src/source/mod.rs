@@ -265,7 +265,11 @@ impl Connected {
     /// missed changes; putting it back would hide that.
     fn check_followed(&self, position: &Position) -> Result<(), Error> {
         let is_followed = |table: &catalogue::Table| position.tables.contains_key(&table.oid);
-        match self.facts.judge(&self.config, is_followed).map_err(all_at_once)? {
+        match self
+            .facts
+            .judge(&self.config, is_followed)
+            .map_err(all_at_once)?
+        {
             publication::Plan::Nothing => Ok(()),
             publication::Plan::Create(_) | publication::Plan::Alter(_) => {
                 Err(position::gap(format!(
@@ -286,7 +290,10 @@ impl Connected {
         mut position: Position,
         delivery: &mut Delivery,
     ) -> Result<Option<Position>, Error> {
-        let plan = self.facts.judge(&self.config, |_| true).map_err(all_at_once)?;
+        let plan = self
+            .facts
+            .judge(&self.config, |_| true)
+            .map_err(all_at_once)?;
         let slot_plan = self.take_slot(None).await?;
         let makes_publication = matches!(plan, publication::Plan::Create(_));
         let makes_slot = slot_plan == slot::Plan::Create;

@@ -101,7 +101,11 @@ impl Facts {
         config: &Config,
         is_wanted: impl Fn(&Table) -> bool,
     ) -> Result<publication::Plan, Vec<Fault>> {
-        let tables: Vec<&Table> = self.tables.iter().filter(|table| is_wanted(table)).collect();
+        let tables: Vec<&Table> = self
+            .tables
+            .iter()
+            .filter(|table| is_wanted(table))
+            .collect();
         let publication = self.publication.as_ref();
         let mut faults = Vec::new();
         for table in &tables {

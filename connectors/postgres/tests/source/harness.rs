@@ -253,7 +253,7 @@ impl Platform {
             let part = |range: &Option<std::ops::Range<usize>>| {
                 range.clone().map(|range| records.buffer[range].to_vec())
             };
-            let topic = records.topics[record.topic as usize].to_string();
+            let topic = records.topics[usize::try_from(record.topic).unwrap()].to_string();
             let key = part(&record.key);
             let event = match part(&record.value) {
                 None => Event {
@@ -292,6 +292,15 @@ impl Platform {
             .filter(|event| event.op != "tombstone")
             .map(Event::short)
             .collect()
+    }
+
+    /// Waits until the snapshot is done.
+    pub(crate) async fn until_streaming(&self) {
+        until("the snapshot ends", || {
+            self.position()
+                .is_some_and(|position| position.get("snapshot").is_none())
+        })
+        .await;
     }
 
     pub(crate) fn batch_bytes_max(&self) -> usize {

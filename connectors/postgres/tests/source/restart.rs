@@ -24,7 +24,7 @@ async fn a_transaction_in_parts_continues_exactly_after_a_crash_at_every_part() 
     let database = Database::create("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
     let platform = Platform::default();
     let running = Running::start(&database, &platform, &SMALL_BATCHES).await;
-    until("the stream runs", || platform.batches() > 1).await;
+    platform.until_streaming().await;
     running.stop().await.unwrap();
 
     database.execute("BEGIN").await;
@@ -134,7 +134,7 @@ async fn a_position_tells_where_we_are_and_what_we_made() {
     let database = Database::create("CREATE TABLE t (id int PRIMARY KEY)").await;
     let platform = Platform::default();
     let running = Running::start(&database, &platform, &[]).await;
-    until("the stream runs", || platform.batches() > 1).await;
+    platform.until_streaming().await;
     database.execute("INSERT INTO t VALUES (1)").await;
     until_events(&platform, 1).await;
     running.stop().await.unwrap();

@@ -1,6 +1,6 @@
 //! Tables that change while they are followed.
 
-use super::harness::{Database, Platform, Running, explain, until, until_events};
+use super::harness::{Database, Platform, Running, explain, until_events};
 
 #[tokio::test]
 async fn an_added_column_that_allows_null_flows_on() {
@@ -30,7 +30,7 @@ async fn a_column_added_while_the_connector_is_down_flows_on() {
     let database = Database::create("CREATE TABLE t (id int PRIMARY KEY)").await;
     let platform = Platform::default();
     let running = Running::start(&database, &platform, &[]).await;
-    until("the stream runs", || platform.batches() > 1).await;
+    platform.until_streaming().await;
     running.stop().await.unwrap();
     database
         .execute(
@@ -49,7 +49,7 @@ async fn stops(change: &str, second_insert: &str, message: &str) {
         Database::create("CREATE TABLE t (id int PRIMARY KEY, v varchar(5) NOT NULL)").await;
     let platform = Platform::default();
     let running = Running::start(&database, &platform, &[]).await;
-    until("the stream runs", || platform.batches() > 1).await;
+    platform.until_streaming().await;
     database.execute("INSERT INTO t VALUES (1, 'a')").await;
     until_events(&platform, 1).await;
     database.execute(change).await;

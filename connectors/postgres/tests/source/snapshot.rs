@@ -129,7 +129,7 @@ async fn the_first_and_last_rows_are_marked_as_debezium_marks_them() {
     .await;
     let platform = Platform::default();
     let running = Running::start(&database, &platform, &[]).await;
-    until("the stream runs", || platform.batches() > 1).await;
+    platform.until_streaming().await;
     running.stop().await.unwrap();
     let marks: Vec<_> = platform.events().iter().map(|event| event.mark).collect();
     assert_eq!(
@@ -160,7 +160,7 @@ async fn progress_and_announcements_name_every_table() {
     .await;
     let platform = Platform::default();
     let running = Running::start(&database, &platform, &[]).await;
-    until("the stream runs", || platform.batches() > 1).await;
+    platform.until_streaming().await;
     running.stop().await.unwrap();
     let announced = platform.announced();
     let table = &announced[0];
@@ -198,7 +198,7 @@ async fn without_data_only_changes_are_read() {
         Database::create("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1);").await;
     let platform = Platform::default();
     let running = Running::start(&database, &platform, &[("snapshot.mode", "no_data")]).await;
-    until("the stream runs", || platform.batches() > 0).await;
+    platform.until_streaming().await;
     database.execute("INSERT INTO t VALUES (2)").await;
     until_events(&platform, 1).await;
     running.stop().await.unwrap();

@@ -114,7 +114,7 @@ async fn skipped_operations_make_no_event() {
     let database = Database::create("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
     let platform = Platform::default();
     let running = Running::start(&database, &platform, &[("skipped.operations", "d,u")]).await;
-    until("the stream runs", || platform.batches() > 1).await;
+    platform.until_streaming().await;
     database
         .execute("INSERT INTO t VALUES (1, 'a'); UPDATE t SET v = 'b'; DELETE FROM t; INSERT INTO t VALUES (2, 'c')")
         .await;
@@ -129,7 +129,7 @@ async fn an_idle_slot_advances_by_itself_position_first() {
         Database::create("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE busy (v text)").await;
     let platform = Platform::default();
     let running = Running::start(&database, &platform, &[("table.include.list", "public.t")]).await;
-    until("the stream runs", || platform.batches() > 1).await;
+    platform.until_streaming().await;
     let before = platform.lsn();
     database
         .execute("INSERT INTO busy SELECT repeat('x', 1000) FROM generate_series(1, 1000)")
@@ -164,7 +164,7 @@ async fn a_transaction_within_the_budget_stays_in_one_batch() {
     let database = Database::create("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
     let platform = Platform::default();
     let running = Running::start(&database, &platform, &[]).await;
-    until("the stream runs", || platform.batches() > 1).await;
+    platform.until_streaming().await;
     for transaction in 0..20 {
         database
             .execute(&format!(
@@ -193,7 +193,7 @@ async fn batches_stay_within_the_budget_whatever_the_size_of_a_transaction() {
     let platform = Platform::default();
     let more = [("hutong.batch.bytes.max", "262144")];
     let running = Running::start(&database, &platform, &more).await;
-    until("the stream runs", || platform.batches() > 1).await;
+    platform.until_streaming().await;
     database
         .execute("INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 50000) g")
         .await;
@@ -215,12 +215,7 @@ async fn a_row_larger_than_the_budget_passes() {
     let more = [("hutong.batch.bytes.max", "65536")];
     let running = Running::start(&database, &platform, &more).await;
     until_events(&platform, 1).await;
-    until("the snapshot ends", || {
-        platform
-            .position()
-            .is_some_and(|position| position.get("snapshot").is_none())
-    })
-    .await;
+    platform.until_streaming().await;
     database
         .execute("INSERT INTO t VALUES (2, repeat('b', 30000000)), (3, 'small')")
         .await;
@@ -248,7 +243,7 @@ async fn a_partitioned_table_published_by_its_root_is_one_topic() {
     let more = [("table.include.list", "public.t")];
     let running = Running::start(&database, &platform, &more).await;
     until_events(&platform, 2).await;
-    until("the stream runs", || platform.batches() > 1).await;
+    platform.until_streaming().await;
     database
         .execute("INSERT INTO t VALUES (2, 'c'), (12, 'd')")
         .await;

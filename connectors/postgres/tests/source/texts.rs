@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::harness::{Database, Platform, Running, until, until_events};
+use super::harness::{Database, Platform, Running, until_events};
 
 const ROWS: usize = 600;
 
@@ -54,11 +54,11 @@ fn decimal(bytes: &[u8]) -> String {
         let mut carry = u32::from(if negative { !byte } else { *byte });
         for digit in digits.iter_mut().rev() {
             let value = u32::from(*digit) * 256 + carry;
-            *digit = (value % 10) as u8;
+            *digit = u8::try_from(value % 10).unwrap();
             carry = value / 10;
         }
         while carry > 0 {
-            digits.insert(0, (carry % 10) as u8);
+            digits.insert(0, u8::try_from(carry % 10).unwrap());
             carry /= 10;
         }
     }
@@ -137,12 +137,7 @@ async fn numbers_and_moments_are_exactly_those_of_the_server() {
     database.execute(&statements).await;
     let platform = Platform::default();
     let running = Running::start(&database, &platform, &[]).await;
-    until("the snapshot ends", || {
-        platform
-            .position()
-            .is_some_and(|position| position.get("snapshot").is_none())
-    })
-    .await;
+    platform.until_streaming().await;
     statements.clear();
     for id in ROWS / 2..ROWS {
         statements.push_str(&insert(&mut random, id));

@@ -1,6 +1,6 @@
 //! Values that an update does not send.
 
-use super::harness::{Database, Platform, Running, until, until_events};
+use super::harness::{Database, Platform, Running, until_events};
 
 /// A value that is stored out of line, without compression.
 const BIG: &str = "(SELECT string_agg(md5(g::text), '') FROM generate_series(1, 200) g)";
@@ -12,12 +12,7 @@ fn big_of(platform: &Platform, event: usize) -> String {
 
 async fn stream(database: &Database, platform: &Platform) -> Running {
     let running = Running::start(database, platform, &[]).await;
-    until("the snapshot ends", || {
-        platform
-            .position()
-            .is_some_and(|position| position.get("snapshot").is_none())
-    })
-    .await;
+    platform.until_streaming().await;
     running
 }
 
