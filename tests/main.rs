@@ -4,6 +4,7 @@
 //! may run at once; tests that kill or reconfigure a server start one for themselves.
 
 mod bad_input;
+mod docs;
 #[path = "exactly_once/mod.rs"]
 mod exactly_once;
 mod first_path;
