@@ -14,7 +14,7 @@ const TABLE: &str = "
         secret_flag smallint not null default 0, upd_time timestamptz(3) not null
     );
     insert into aic.ent_base
-    select n, lpad(n::text, 18, '9'), '企业' || n, n * 1.5, case when n % 3 = 0 then '370705' else '110000' end,
+    select n, lpad(n::text, 18, '0'), '企业' || n, n * 1.5, case when n % 3 = 0 then '370705' else '110000' end,
            '37070519960229' || lpad((n % 10000)::text, 4, '0'), case when n % 10 = 0 then 1 else 0 end, now()
     from generate_series(1, 1000) n;";
 
