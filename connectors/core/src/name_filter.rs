@@ -46,7 +46,7 @@ impl NameFilter {
             .iter()
             .flatten()
             .filter(|regex| !names.iter().any(|name| regex.is_match(name)))
-            .map(|regex| original(regex))
+            .map(original)
     }
 }
 

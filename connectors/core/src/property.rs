@@ -199,7 +199,7 @@ impl Property {
     }
 }
 
-/// The properties of a connector: parts of tables, the first that knows a name decides.
+/// The properties of a connector: in parts, the connector's own before what all have.
 #[derive(Clone, Copy, Debug)]
 pub struct Table(pub &'static [&'static [Property]]);
 
@@ -209,10 +209,12 @@ impl Table {
         self.0.iter().flat_map(|part| part.iter())
     }
 
-    /// Returns the property of a name.
+    /// Returns the property of a name: the one that has it, else the first pattern that it matches.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&'static Property> {
-        self.properties().find(|property| property.matches(name))
+        self.properties()
+            .find(|property| property.name == name)
+            .or_else(|| self.properties().find(|property| property.matches(name)))
     }
 
     /// Returns the given properties that have no effect here.

@@ -136,7 +136,13 @@ const SNAPSHOT: &[Property] = &[
     )
     .refused("Java classes cannot be loaded"),
     Property::new(
-        "snapshot.select.statement.overrides*",
+        "snapshot.select.statement.overrides",
+        String,
+        "Queries instead of whole tables.",
+    )
+    .refused("a snapshot holds whole tables; leave rows out in a view's condition"),
+    Property::new(
+        "snapshot.select.statement.overrides.*",
         String,
         "Queries instead of whole tables.",
     )
