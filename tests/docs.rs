@@ -132,7 +132,7 @@ async fn the_tour_of_the_readme_shows_what_the_readme_says() -> Result<()> {
     let stage = Stage::start().await?;
     let document = std::fs::read_to_string("README.md")?;
     // The broker is shared: the tour's names must be nobody else's.
-    let own = format!("{:04x}", rand_u16());
+    let own = format!("{:04x}", rand::random::<u16>());
     let view_topics = format!("{}.view.", stage.platform.cluster());
     let adapt = |text: &str| {
         text.replace("hutong.view.", &view_topics)
@@ -184,13 +184,6 @@ async fn gives(stage: &Stage, database: &str, query: &str, expected: &str) -> Re
         },
     )
     .await
-}
-
-fn rand_u16() -> u16 {
-    let nanoseconds = std::time::UNIX_EPOCH
-        .elapsed()
-        .map_or(0, |time| time.subsec_nanos());
-    u16::try_from(nanoseconds / 1000 % 65_536).unwrap_or(0)
 }
 
 #[tokio::test]
