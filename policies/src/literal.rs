@@ -137,8 +137,10 @@ pub fn uuid(text: &str) -> Result<String, Invalid> {
     let mut digits = String::with_capacity(32);
     let mut after_hyphen = false;
     for character in bare.chars() {
-        let hyphen_fits =
-            digits.len() % 4 == 0 && !digits.is_empty() && digits.len() < 32 && !after_hyphen;
+        let hyphen_fits = digits.len().is_multiple_of(4)
+            && !digits.is_empty()
+            && digits.len() < 32
+            && !after_hyphen;
         match character {
             '-' if hyphen_fits => after_hyphen = true,
             digit if digit.is_ascii_hexdigit() => {

@@ -2,6 +2,11 @@
 //!
 //! The server is named by `HUTONG_TEST_POSTGRES`. `HUTONG_TEST_SEED` repeats a run.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
 mod conditions;
 mod documents;
 mod masks;

@@ -685,7 +685,7 @@ pub(crate) fn any_literal(rng: &mut StdRng, sql_type: SqlType) -> String {
 
 /// Checks that the seeds of numbers are what the crate parses them to, for the error messages.
 #[test]
-fn test_numbers_are_twos_complement() {
+fn numbers_are_twos_complement() {
     for text in [
         "0",
         "127",

@@ -45,15 +45,12 @@ impl Database {
 
 async fn connect(config: tokio_postgres::Config) -> Client {
     let (client, connection) = config.connect(NoTls).await.unwrap();
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a connection of a test ends with the test"
-    )]
     tokio::spawn(connection);
     client
 }
 
 /// Returns the seed of this run, and prints it so that the run can be repeated.
+#[expect(clippy::print_stdout, reason = "the seed of a failed run must be seen")]
 pub(crate) fn seed() -> u64 {
     let seed = match std::env::var("HUTONG_TEST_SEED") {
         Ok(text) => text.parse().expect("HUTONG_TEST_SEED is a number"),
