@@ -74,14 +74,31 @@ pub async fn run(options: Options) -> Result<u8> {
     let mut stage = tokio::select! {
         stage = Stage::start() => stage?,
         _ = interrupted.recv() => return Ok(130),
-        _ = terminated.recv() => return Ok(143),
+        _ = terminated.recv() => return Ok(130),
     };
     let outcome = tokio::select! {
-        outcome = Box::pin(play(&options, &stage, &mut screen)) => outcome,
-        _ = interrupted.recv() => Ok(130),
-        _ = terminated.recv() => Ok(143),
+        played = Box::pin(play(&options, &stage, &mut screen)) => played.map(Some),
+        _ = interrupted.recv() => Ok(None),
+        _ = terminated.recv() => Ok(None),
     };
-    if outcome.is_err() {
+    let outcome = match outcome {
+        Ok(Some((is_equal, mut platform))) => {
+            if options.keep {
+                tell_where(&platform, &stage, &mut screen);
+                tokio::select! {
+                    _ = interrupted.recv() => {}
+                    _ = terminated.recv() => {}
+                }
+            }
+            platform
+                .stop_all()
+                .await
+                .map(|()| if is_equal { 0 } else { 1 })
+        }
+        Ok(None) => Ok(130),
+        Err(error) => Err(error),
+    };
+    if !matches!(outcome, Ok(0 | 130)) {
         let logs = stage.folder().display().to_string();
         stage.keep_logs();
         screen.say(&format!("logs are kept in {logs} until the next run"));
@@ -90,7 +107,8 @@ pub async fn run(options: Options) -> Result<u8> {
     outcome
 }
 
-async fn play(options: &Options, stage: &Stage, screen: &mut Screen) -> Result<u8> {
+/// Plays it all. Returns whether all views equal their sources, and the platform, still up.
+async fn play(options: &Options, stage: &Stage, screen: &mut Screen) -> Result<(bool, Platform)> {
     screen.say(&format!(
         "filling the four departments' databases ({} enterprises)",
         options.enterprises
@@ -134,12 +152,7 @@ async fn play(options: &Options, stage: &Stage, screen: &mut Screen) -> Result<u
         "the departments have stopped after {committed} transactions; comparing"
     ));
     let is_equal = conclude(options, stage, screen).await?;
-    if options.keep {
-        stay(&platform, stage, screen).await;
-    } else {
-        platform.stop_all().await?;
-    }
-    Ok(if is_equal { 0 } else { 1 })
+    Ok((is_equal, platform))
 }
 
 async fn start_platform(options: &Options, stage: &Stage) -> Result<Platform> {
@@ -297,7 +310,7 @@ async fn conclude(options: &Options, stage: &Stage, screen: &mut Screen) -> Resu
     }
 }
 
-async fn stay(platform: &Platform, stage: &Stage, screen: &mut Screen) {
+fn tell_where(platform: &Platform, stage: &Stage, screen: &mut Screen) {
     let api = platform.api();
     screen.conclude(&format!("platform API    {}", api.platform_url));
     screen.conclude(&format!("connector API   {}", api.connect_url));
@@ -318,5 +331,4 @@ async fn stay(platform: &Platform, stage: &Stage, screen: &mut Screen) {
     }
     screen.conclude(&format!("Kafka           {}", stage.bootstrap));
     screen.conclude("staying up until Ctrl-C");
-    std::future::pending::<()>().await;
 }
