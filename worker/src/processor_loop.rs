@@ -132,7 +132,10 @@ pub(crate) async fn delete(ctx: TaskContext) -> Result<(), TaskError> {
         .into_keys()
         .map(|sub| position_write(&ctx, &owner, sub, None))
         .collect();
-    let transaction = Transaction { positions, ..Transaction::default() };
+    let transaction = Transaction {
+        positions,
+        ..Transaction::default()
+    };
     producer.commit(transaction).await?;
     producer.close().await;
     Ok(())
@@ -149,7 +152,12 @@ fn owner(task: &ProcessorTask) -> String {
     format!("processor/{}/{}", task.topic, task.partition)
 }
 
-fn position_write(ctx: &TaskContext, owner: &str, sub: String, value: Option<Value>) -> PositionWrite {
+fn position_write(
+    ctx: &TaskContext,
+    owner: &str,
+    sub: String,
+    value: Option<Value>,
+) -> PositionWrite {
     PositionWrite {
         location: ctx.location.to_string(),
         owner: owner.to_owned(),
@@ -161,7 +169,9 @@ fn position_write(ctx: &TaskContext, owner: &str, sub: String, value: Option<Val
 /// Refuses a topic that is not the one that the task was made for.
 async fn check_topic(ctx: &TaskContext, topic: &str, topic_id: &str) -> Result<(), TaskError> {
     let found = ctx.admin.topic(topic).await?;
-    let found = found.ok_or_else(|| hutong_transport::Error::TopicMissing { topic: topic.to_owned() })?;
+    let found = found.ok_or_else(|| hutong_transport::Error::TopicMissing {
+        topic: topic.to_owned(),
+    })?;
     if found.id.0 == topic_id {
         return Ok(());
     }
@@ -193,10 +203,16 @@ fn split_positions(
     for (sub, value) in positions {
         let bytes = value.to_string();
         if sub.is_empty() {
-            let read = hutong_stream_processors::position::read_versioned(bytes.as_bytes(), "a processor's position");
+            let read = hutong_stream_processors::position::read_versioned(
+                bytes.as_bytes(),
+                "a processor's position",
+            );
             input = Some(read?);
         } else {
-            let read = hutong_stream_processors::position::read_versioned(bytes.as_bytes(), "a view's position");
+            let read = hutong_stream_processors::position::read_versioned(
+                bytes.as_bytes(),
+                "a view's position",
+            );
             views.insert(sub, read?);
         }
     }
@@ -210,11 +226,22 @@ async fn open_processor(
 ) -> Result<Processor<FjallStore>, TaskError> {
     let folder = ctx.data_dir.join("state");
     let (partition, topic_id) = (task.partition, task.topic_id.clone());
-    let secret = ctx.master_secret.as_ref().map(|secret| secret.reveal().as_bytes().to_vec());
+    let secret = ctx
+        .master_secret
+        .as_ref()
+        .map(|secret| secret.reveal().as_bytes().to_vec());
     let now_ms = ctx.clock.now_ms();
     let opened = tokio::task::spawn_blocking(move || {
         let store = FjallStore::open(&folder)?;
-        Processor::new(store, partition, &topic_id, secret, position, now_ms, STALE_AFTER_MS)
+        Processor::new(
+            store,
+            partition,
+            &topic_id,
+            secret,
+            position,
+            now_ms,
+            STALE_AFTER_MS,
+        )
     });
     Ok(opened.await.map_err(panicked)??)
 }
@@ -273,7 +300,10 @@ impl Attempt {
     }
 
     /// Gives the processor a schema that it asked for.
-    async fn fetch_schema(&mut self, id: hutong_schemas::position::SchemaId) -> Result<(), TaskError> {
+    async fn fetch_schema(
+        &mut self,
+        id: hutong_schemas::position::SchemaId,
+    ) -> Result<(), TaskError> {
         let schema = self.ctx.schemas.schema(id).await?;
         let work = self.work.as_mut().expect("no blocking call is under way");
         Ok(work.processor.add_schema(id, &schema)?)
@@ -294,7 +324,9 @@ impl Attempt {
                 self.commit(&reader).await?;
             }
             self.take_note_of_version();
-            self.board.show(&self.ctx, self.work.as_ref(), &reader).await;
+            self.board
+                .show(&self.ctx, self.work.as_ref(), &reader)
+                .await;
         }
     }
 
@@ -323,7 +355,9 @@ impl Attempt {
     async fn let_time_pass(&mut self, reader: &PartitionReader) -> Result<(), TaskError> {
         let now_ms = self.ctx.clock.latest_ms();
         let at_end = reader.at_end();
-        let retry = self.refused_at.is_some_and(|at| at.elapsed() >= REFUSED_RETRY);
+        let retry = self
+            .refused_at
+            .is_some_and(|at| at.elapsed() >= REFUSED_RETRY);
         if retry {
             self.refused_at = None;
         }
@@ -359,7 +393,11 @@ impl Attempt {
             _ = stop.wait_for(|stop| *stop) => Vec::new(),
             Ok(()) = newest.changed() => Vec::new(),
         };
-        self.work.as_mut().expect("no blocking call is under way").queue.extend(messages);
+        self.work
+            .as_mut()
+            .expect("no blocking call is under way")
+            .queue
+            .extend(messages);
         Ok(())
     }
 
@@ -371,7 +409,10 @@ impl Attempt {
             if self.work().permit.is_none() && has_work {
                 let bytes = u64::try_from(self.ctx.batch.bytes_max).unwrap_or(u64::MAX);
                 let permit = self.ctx.budget.acquire(bytes.saturating_mul(2)).await;
-                self.work.as_mut().expect("no blocking call is under way").permit = Some(permit);
+                self.work
+                    .as_mut()
+                    .expect("no blocking call is under way")
+                    .permit = Some(permit);
             }
             match self.blocking(Work::apply).await?? {
                 Outcome::Needs(id) => self.fetch_schema(id).await?,
@@ -380,7 +421,11 @@ impl Attempt {
                 Outcome::Drained => {
                     // The rest of a source transaction, or of a batch that is not full yet.
                     let messages = reader.poll(self.ctx.batch.bytes_max, TICK).await?;
-                    self.work.as_mut().expect("no blocking call is under way").queue.extend(messages);
+                    self.work
+                        .as_mut()
+                        .expect("no blocking call is under way")
+                        .queue
+                        .extend(messages);
                 }
             }
         }
@@ -413,7 +458,11 @@ impl Attempt {
             .into_iter()
             .map(|(sub, value)| position_write(&self.ctx, &owner, sub, value))
             .collect();
-        let transaction = Transaction { batches: vec![records], positions, plain: Vec::new() };
+        let transaction = Transaction {
+            batches: vec![records],
+            positions,
+            plain: Vec::new(),
+        };
         let started = Instant::now();
         match self.producer.commit(transaction).await {
             Ok(batches) => {
@@ -430,7 +479,8 @@ impl Attempt {
     fn repeat_without_refused(&mut self, error: hutong_transport::Error) -> Result<(), TaskError> {
         let work = self.work.as_mut().expect("no blocking call is under way");
         work.aborted();
-        let suspended = refused_topic(&error).is_some_and(|topic| work.processor.refuse(topic, &error));
+        let suspended =
+            refused_topic(&error).is_some_and(|topic| work.processor.refuse(topic, &error));
         if !suspended {
             return Err(error.into());
         }
@@ -453,7 +503,9 @@ impl Attempt {
 fn refused_topic(error: &hutong_transport::Error) -> Option<&str> {
     use hutong_transport::Error as E;
     match error {
-        E::TopicMissing { topic } | E::RecordTooLarge { topic, .. } | E::BatchInconsistent { topic, .. } => Some(topic),
+        E::TopicMissing { topic }
+        | E::RecordTooLarge { topic, .. }
+        | E::BatchInconsistent { topic, .. } => Some(topic),
         E::Operation { subject, .. } if error.class() == Class::Definite => Some(subject),
         _ => None,
     }
