@@ -1,6 +1,6 @@
 //! The source: tables and their changes, from PostgreSQL's logical replication.
 //!
-//! Read in this order. How the server is spoken to: [`client`], [`connect`]. What it says, as values:
+//! Read in this order. How the server is spoken to: [`client`], [`mod@connect`]. What it says, as values:
 //! [`pgoutput`], [`text`]. What is looked at before a row is read: [`startup`], with [`catalogue`],
 //! [`publication`] and [`slot`]. Where we stand: [`position`]. Then the two things that a source does,
 //! [`snapshot`] and [`streaming`]; what streaming decides is in [`changes`], and the hard cases have
