@@ -4,7 +4,7 @@
 //! The SQL is written by hand from the sample's table of shares, not derived from the document, and
 //! runs in the provider's own database: it is the judge of the platform's evaluator, so it shares
 //! nothing with it. The hidden key and the HASH mask are computed in SQL too, from keys that
-//! [`keys`](super::keys) derives.
+//! [`keys`] derives.
 
 use serde_json::{Value, json};
 
