@@ -3,6 +3,7 @@
 # Each recipe is one or two commands; what is longer is Rust (the crate local/) or a script.
 
 CARGO := cargo
+HUTONG := $(or $(CARGO_TARGET_DIR),target)/debug/hutong
 DENY_VERSION := 0.20.2
 MACHETE_VERSION := 0.9.2
 # KEEP=1 leaves the demo running and prints where it is.
@@ -17,16 +18,16 @@ help: ## Shows this list.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: build ## Plays the four departments on servers of its own; KEEP=1 leaves them up.
-	target/debug/hutong demo $(if $(KEEP),--keep)
+	$(HUTONG) demo $(if $(KEEP),--keep)
 
 test: build ## Starts servers and runs every test.
-	target/debug/hutong local test -- $(CARGO) test --locked --workspace
+	$(HUTONG) local test -- $(CARGO) test --locked --workspace
 
 up: build ## Starts a local platform on the standard ports.
-	target/debug/hutong up
+	$(HUTONG) up
 
 down: ## Stops what `make up` has started.
-	target/debug/hutong down
+	$(HUTONG) down
 
 fmt: ## Formats the source.
 	$(CARGO) fmt --all
@@ -40,7 +41,7 @@ lint: prerequisites ## Checks format, lints, documentation links, licences and u
 	PATH="$$(scripts/tool cargo-machete $(MACHETE_VERSION)):$$PATH" cargo-machete
 
 golden: build ## Writes the golden files anew; look at the difference before committing it.
-	INSTA_UPDATE=always target/debug/hutong local test -- $(CARGO) test --locked --workspace
+	INSTA_UPDATE=always $(HUTONG) local test -- $(CARGO) test --locked --workspace
 
 doc: prerequisites ## Builds the documentation of the code.
 	$(CARGO) doc --locked --workspace --no-deps
