@@ -39,7 +39,9 @@ async fn share(world: &World) -> Result<()> {
         .create_connector("good", world.source("good", "dept\\.good"))
         .await?;
     world.wait_state("good", "RUNNING").await?;
-    world.create_view(&view("goods", "good.dept.good")).await?;
+    world
+        .create_view(&view("goods", &world.topic("good", "dept.good")))
+        .await?;
     world
         .create_connector("goods-sink", world.sink("goods", "in_good"))
         .await?;
@@ -234,7 +236,7 @@ async fn a_slot_in_use_or_beyond_our_position_is_named_with_the_way_out() -> Res
 async fn requests_that_are_wrong_name_the_field() -> Result<()> {
     let world = healthy().await?;
     let unknown_column = {
-        let mut document = view("wrong", "good.dept.good");
+        let mut document = view("wrong", &world.topic("good", "dept.good"));
         document["where"] = json!("nmae = 'x'");
         world
             .api()
@@ -250,7 +252,7 @@ async fn requests_that_are_wrong_name_the_field() -> Result<()> {
     )?;
 
     let hidden_column = {
-        let mut document = view("wrong", "good.dept.good");
+        let mut document = view("wrong", &world.topic("good", "dept.good"));
         document["columns"] = json!([{ "name": "phone" }]);
         world
             .api()
@@ -398,7 +400,9 @@ async fn a_server_that_is_not_ready_for_us_is_described_to_its_dba() -> Result<(
     server.reconfigure(&[("wal_level", "logical")]).await?;
     world.create_connector("ready", source("ready")).await?;
     world.wait_state("ready", "RUNNING").await?;
-    world.create_view(&view("goods", "ready.dept.good")).await?;
+    world
+        .create_view(&view("goods", &world.topic("ready", "dept.good")))
+        .await?;
     world
         .create_connector("goods-sink", world.sink("goods", "in_good"))
         .await?;
@@ -541,7 +545,7 @@ async fn a_view_over_sasl_ssl_is_readable_by_its_subscriber_alone_until_it_is_re
         || "a stranger reads the view".to_owned(),
     )?;
     ensure(
-        readable(reader.clone(), "good.dept.good".to_owned())
+        readable(reader.clone(), world.topic("good", "dept.good"))
             .await
             .is_none(),
         || "the subscriber reads the table".to_owned(),

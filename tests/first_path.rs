@@ -38,7 +38,7 @@ async fn a_view_follows_its_table_from_snapshot_to_delete() -> Result<()> {
     world
         .create_view(&json!({
             "name": "s03", "share": "s03", "subscriber": "qts",
-            "source": { "topic": "aic.aic.ent_base" },
+            "source": { "topic": world.topic("aic", "aic.ent_base") },
             "columns": [
                 { "name": "uscc" }, { "name": "ent_name" }, { "name": "reg_cap" },
                 { "name": "leg_id_no", "mask": "SHOW_LAST 4" }

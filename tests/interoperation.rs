@@ -64,7 +64,7 @@ async fn confluents_python_client_reads_our_topics_through_our_registry() -> Res
     world.wait_state("qts", "RUNNING").await?;
     world
         .create_view(&json!({
-            "name": "s10", "share": "s10", "subscriber": "aic", "source": { "topic": "qts.qts.org_code" },
+            "name": "s10", "share": "s10", "subscriber": "aic", "source": { "topic": world.topic("qts", "qts.org_code") },
             "columns": [{ "name": "jgmc" }, { "name": "zczj", "mask": "BAND" }, { "name": "gxsj" }]
         }))
         .await?;
@@ -85,7 +85,7 @@ async fn confluents_python_client_reads_our_topics_through_our_registry() -> Res
         )
         .await?;
 
-    let records = read(&world, &packages, "qts.qts.org_code").await?;
+    let records = read(&world, &packages, &world.topic("qts", "qts.org_code")).await?;
     let operations: Vec<&str> = records
         .iter()
         .map(|record| record["value"]["op"].as_str().unwrap_or("tombstone"))

@@ -40,7 +40,7 @@ async fn markers_in_ungranted_columns_and_rows_are_found_nowhere() -> Result<()>
     world.wait_state("dept", "RUNNING").await?;
     world
         .create_view(&json!({
-            "name": "people", "share": "s1", "subscriber": "reader", "source": { "topic": "dept.dept.person" },
+            "name": "people", "share": "s1", "subscriber": "reader", "source": { "topic": world.topic("dept", "dept.person") },
             "columns": [{ "name": "name" }, { "name": "region" }, { "name": "card", "mask": "SHOW_LAST 4" }],
             "where": "region = '370705'"
         }))
@@ -84,7 +84,7 @@ async fn markers_in_ungranted_columns_and_rows_are_found_nowhere() -> Result<()>
         .await?;
     world.wait_equal(EXPECTED, FOUND, PATIENCE).await?;
 
-    let raw = topic::read(&world.kafka, "dept.dept.person").await;
+    let raw = topic::read(&world.kafka, &world.topic("dept", "dept.person")).await;
     let in_raw = raw
         .iter()
         .filter_map(|message| message.value.as_ref())
@@ -163,7 +163,7 @@ async fn answers(world: &World) -> Result<Vec<(String, String)>> {
         "/api/v1/views",
         "/api/v1/views/people",
         "/api/v1/views/people/status",
-        "/api/v1/views?table=dept.dept.person",
+        &format!("/api/v1/views?table={}", world.topic("dept", "dept.person")),
     ] {
         answers.push((
             path.to_owned(),
@@ -213,7 +213,10 @@ async fn subscriber_subjects(world: &World) -> Result<Vec<(String, String)>> {
     let hidden = api
         .registry(
             "GET",
-            "/subjects/dept.dept.person-value/versions/latest",
+            &format!(
+                "/subjects/{}-value/versions/latest",
+                world.topic("dept", "dept.person")
+            ),
             None,
         )
         .await?;

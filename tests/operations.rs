@@ -13,8 +13,8 @@ const TABLE: &str = "
     create schema dept;
     create table dept.item (id bigint primary key, region char(6) not null);
     insert into dept.item select n, '370705' from generate_series(1, 20000) n;";
-const EXPECTED: &str = "select id::text from dept.item order by id";
-const FOUND: &str = "select id::text from public.in_item order by id";
+const EXPECTED: &str = "select id::text as row from dept.item order by id";
+const FOUND: &str = "select id::text as row from public.in_item order by id";
 
 async fn share(world: &World) -> Result<()> {
     world
@@ -29,7 +29,7 @@ async fn share(world: &World) -> Result<()> {
     world.wait_state("ops", "RUNNING").await?;
     world
         .create_view(&json!({
-            "name": "items", "share": "s", "subscriber": "reader", "source": { "topic": "ops.dept.item" },
+            "name": "items", "share": "s", "subscriber": "reader", "source": { "topic": world.topic("ops", "dept.item") },
             "columns": [{ "name": "id" }]
         }))
         .await?;
@@ -48,14 +48,14 @@ async fn a_revoked_view_is_gone_within_the_bound_and_the_others_stay() -> Result
     share(&world).await?;
     world
         .create_view(&json!({
-            "name": "regions", "share": "t", "subscriber": "reader", "source": { "topic": "ops.dept.item" },
+            "name": "regions", "share": "t", "subscriber": "reader", "source": { "topic": world.topic("ops", "dept.item") },
             "columns": [{ "name": "id" }, { "name": "region" }]
         }))
         .await?;
     world
         .create_connector("regions-sink", world.sink("regions", "in_region"))
         .await?;
-    let region = "select id::text from public.in_region order by id";
+    let region = "select id::text as row from public.in_region order by id";
     world.wait_equal(EXPECTED, region, PATIENCE).await?;
 
     let asked = Instant::now();
@@ -108,7 +108,11 @@ async fn a_revoked_view_is_gone_within_the_bound_and_the_others_stay() -> Result
     assert_eq!(left, ["0"]);
     let receivers = world
         .api()
-        .platform("GET", "/api/v1/views?table=ops.dept.item", None)
+        .platform(
+            "GET",
+            &format!("/api/v1/views?table={}", world.topic("ops", "dept.item")),
+            None,
+        )
         .await?
         .ok()?
         .to_string();

@@ -57,6 +57,16 @@ impl World {
         self.platform.api()
     }
 
+    /// Returns the topic prefix of a source connector: tests share a broker.
+    pub(crate) fn prefix(&self, name: &str) -> String {
+        format!("{}_{name}", self.platform.cluster())
+    }
+
+    /// Returns the topic of a table that a connector captures.
+    pub(crate) fn topic(&self, name: &str, table: &str) -> String {
+        format!("{}.{table}", self.prefix(name))
+    }
+
     /// Returns the configuration of a source connector over the department's database whose topic
     /// prefix, slot and publication are named after it.
     pub(crate) fn source(&self, name: &str, tables: &str) -> Map<String, Value> {
@@ -68,7 +78,7 @@ impl World {
             "database.password": self.platform.secret("postgres"),
             "database.dbname": self.department.name,
             "plugin.name": "pgoutput",
-            "topic.prefix": name,
+            "topic.prefix": self.prefix(name),
             "slot.name": format!("{name}_{}", self.department.name),
             "publication.name": format!("{name}_publication"),
             "publication.autocreate.mode": "filtered",

@@ -22,7 +22,6 @@ const TABLE: &str = "
 const EXPECTED: &str =
     "select concat_ws('|', id, ver) from reg.item where region = '370705' order by id";
 const FOUND: &str = "select concat_ws('|', id, ver) from public.in_item order by id";
-const TOPIC: &str = "reg.reg.item";
 
 /// A world whose commits can be held and whose answers can be lost.
 struct Stand {
@@ -60,15 +59,15 @@ impl Stand {
         world.platform.start_worker("a", "default").await?;
         let department = world.department.connect().await?;
         department.batch_execute(TABLE).await?;
-        let name = Self::prefix(&world);
+        let name = "reg";
         world
-            .create_connector(&name, world.source(&name, "reg\\.item"))
+            .create_connector(name, world.source(name, "reg\\.item"))
             .await?;
-        world.wait_state(&name, "RUNNING").await?;
+        world.wait_state(name, "RUNNING").await?;
         world
             .create_view(&json!({
                 "name": "items", "share": "s", "subscriber": "reader",
-                "source": { "topic": format!("{name}.{}", TOPIC.trim_start_matches("reg.")) },
+                "source": { "topic": world.topic(name, "reg.item") },
                 "columns": [{ "name": "id" }, { "name": "ver" }], "where": "region = '370705'"
             }))
             .await?;
@@ -87,13 +86,8 @@ impl Stand {
         Ok(stand)
     }
 
-    /// Topics of different tests share a broker: the prefix is the cluster's name and a letter.
-    fn prefix(world: &World) -> String {
-        format!("{}x", world.platform.cluster())
-    }
-
     fn topic(&self) -> String {
-        format!("{}.reg.item", Self::prefix(&self.world))
+        self.world.topic("reg", "reg.item")
     }
 
     /// Makes a change that moves rows into the view, out of it, and changes others, in one
@@ -270,7 +264,7 @@ async fn a_state_folder_lost_after_its_input_was_compacted_is_rebuilt_without_gh
     let options = PlatformOptions::on(BINARY, "compacted", &broker.bootstrap(), &control.url);
     let world = Stand::world(&kit, &servers, options).await?;
     let admin = Admin::new(&world.kafka)?;
-    let topic = format!("{}.reg.item", Stand::prefix(&world));
+    let topic = world.topic("reg", "reg.item");
     let hard = [
         ("cleanup.policy", "compact"),
         ("segment.ms", "100"),

@@ -164,7 +164,7 @@ impl Stand {
             let columns: Vec<_> = columns.collect();
             let mut document = json!({
                 "name": view, "share": "exact", "subscriber": "subscriber", "location": "center",
-                "source": { "topic": format!("reg.reg.{table}") }, "columns": columns,
+                "source": { "topic": self.world.topic("reg", &format!("reg.{table}")) }, "columns": columns,
             });
             if let Some(condition) = condition {
                 document["where"] = json!(condition);
@@ -238,7 +238,11 @@ impl Stand {
         let history = ledger::history(&self.world.department.url).await;
         let schemas = self.world.schemas().await?;
         for table in ["item", "pair", "scrap"] {
-            let messages = topic::read(&self.world.kafka, &format!("reg.reg.{table}")).await;
+            let messages = topic::read(
+                &self.world.kafka,
+                &self.world.topic("reg", &format!("reg.{table}")),
+            )
+            .await;
             let observed = topic::observe(&messages, &schemas);
             compare_table(table, &history, &observed)?;
         }

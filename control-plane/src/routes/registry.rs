@@ -50,6 +50,7 @@ pub(crate) fn router() -> OpenApiRouter<Arc<App>> {
 #[derive(Default)]
 struct Shown {
     /// Show what was deleted softly too.
+    #[serde(deserialize_with = "flag")]
     deleted: bool,
     /// Only subjects that begin so.
     subject_prefix: String,
@@ -61,7 +62,20 @@ struct Shown {
 #[into_params(parameter_in = Query)]
 struct Deletion {
     /// Refused: an id may stand in any record.
+    #[serde(deserialize_with = "flag")]
     permanent: bool,
+}
+
+/// Reads a flag in any case: Confluent's Python client sends `True`.
+fn flag<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.eq_ignore_ascii_case("true") {
+        Ok(true)
+    } else if text.eq_ignore_ascii_case("false") {
+        Ok(false)
+    } else {
+        Err(serde::de::Error::custom("neither true nor false"))
+    }
 }
 
 /// How to answer a check.
@@ -70,6 +84,7 @@ struct Deletion {
 #[into_params(parameter_in = Query)]
 struct Verbosity {
     /// Say why not.
+    #[serde(deserialize_with = "flag")]
     verbose: bool,
 }
 
@@ -79,6 +94,7 @@ struct Verbosity {
 #[into_params(parameter_in = Query)]
 struct Fallback {
     /// Answer with the global level where the subject has none.
+    #[serde(deserialize_with = "flag")]
     default_to_global: bool,
 }
 
@@ -469,6 +485,7 @@ async fn level_of(
     app: &App,
     caller: &Caller,
     subject: Option<&str>,
+    #[serde(deserialize_with = "flag")]
     default_to_global: bool,
 ) -> Answer<LevelInForce> {
     let level = app
