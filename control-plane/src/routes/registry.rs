@@ -485,7 +485,6 @@ async fn level_of(
     app: &App,
     caller: &Caller,
     subject: Option<&str>,
-    #[serde(deserialize_with = "flag")]
     default_to_global: bool,
 ) -> Answer<LevelInForce> {
     let level = app
