@@ -20,7 +20,8 @@ help: ## Shows this list.
 demo: build ## Plays the four departments on servers of its own; KEEP=1 leaves them up.
 	$(HUTONG) demo $(if $(KEEP),--keep)
 
-test: build ## Starts servers and runs every test.
+test: prerequisites ## Starts servers and runs every test.
+	$(CARGO) test --locked --workspace --no-run
 	$(HUTONG) local test -- $(CARGO) test --locked --workspace
 
 up: build ## Starts a local platform on the standard ports.
@@ -40,7 +41,8 @@ lint: prerequisites ## Checks format, lints, documentation links, licences and u
 	PATH="$$(scripts/tool cargo-deny $(DENY_VERSION)):$$PATH" scripts/advisories
 	PATH="$$(scripts/tool cargo-machete $(MACHETE_VERSION)):$$PATH" cargo-machete
 
-golden: build ## Writes the golden files anew; look at the difference before committing it.
+golden: prerequisites ## Writes the golden files anew; look at the difference before committing it.
+	$(CARGO) test --locked --workspace --no-run
 	INSTA_UPDATE=always $(HUTONG) local test -- $(CARGO) test --locked --workspace
 
 doc: prerequisites ## Builds the documentation of the code.
