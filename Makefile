@@ -37,7 +37,7 @@ lint: prerequisites ## Checks format, lints, documentation links, licences and u
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
-	PATH="$$(scripts/tool cargo-deny $(DENY_VERSION)):$$PATH" cargo-deny --offline check bans licenses sources
+	PATH="$$(scripts/tool cargo-deny $(DENY_VERSION)):$$PATH" cargo-deny check bans licenses sources
 	PATH="$$(scripts/tool cargo-deny $(DENY_VERSION)):$$PATH" scripts/advisories
 	PATH="$$(scripts/tool cargo-machete $(MACHETE_VERSION)):$$PATH" cargo-machete
 
