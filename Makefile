@@ -8,11 +8,13 @@ DENY_VERSION := 0.20.2
 MACHETE_VERSION := 0.9.2
 # KEEP=1 leaves the demo running and prints where it is.
 KEEP ?=
+# How many seeds `make soak` runs.
+SEEDS ?= 10
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test up down fmt lint golden doc build prerequisites
+.PHONY: help demo test soak up down fmt lint golden doc build prerequisites
 
 help: ## Shows this list.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -23,6 +25,10 @@ demo: build ## Plays the four departments on servers of its own; KEEP=1 leaves t
 test: prerequisites ## Starts servers and runs every test.
 	$(CARGO) test --locked --workspace --no-run
 	$(HUTONG) local test -- $(CARGO) test --locked --workspace
+
+soak: prerequisites ## Repeats the kill test with SEEDS=n seeds.
+	$(CARGO) test --locked --package hutong --no-run
+	HUTONG_SEEDS=$(SEEDS) $(HUTONG) local test -- $(CARGO) test --locked --package hutong --test main -- --nocapture every_change_is_delivered
 
 up: build ## Starts a local platform on the standard ports.
 	$(HUTONG) up

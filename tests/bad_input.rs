@@ -229,7 +229,14 @@ async fn a_slot_in_use_or_beyond_our_position_is_named_with_the_way_out() -> Res
     .await?;
     world.platform.start_worker("w1", "default").await?;
     let status = world.wait_state("good", "FAILED").await?;
-    says(&status.to_string(), &[&slot, "snapshot"])
+    says(
+        &status.to_string(),
+        &[
+            &slot,
+            "ahead of the stored position",
+            "tables are read again",
+        ],
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -332,6 +339,7 @@ async fn a_server_that_is_not_ready_for_us_is_described_to_its_dba() -> Result<(
     let servers = OwnServers::begin()?;
     let folder = servers.run().folder("certificates")?;
     let certificates = Certificates::issue(&folder, "localhost")?;
+    hutong_local::identity::give(&certificates.key, servers.run().identity())?;
     let (key, certificate) = (
         certificates.key.display().to_string(),
         certificates.certificate.display().to_string(),
@@ -514,6 +522,15 @@ async fn a_view_over_sasl_ssl_is_readable_by_its_subscriber_alone_until_it_is_re
     )
     .await?;
     world.platform.start_worker("w1", "default").await?;
+    world
+        .api()
+        .platform(
+            "PUT",
+            "/api/v1/organisations/reader",
+            Some(json!({ "kafka_principal": "User:reader" })),
+        )
+        .await?
+        .ok()?;
     share(&world).await?;
 
     let topic = format!("{}.view.goods.g1", world.platform.cluster());

@@ -140,6 +140,11 @@ impl Stand {
         Ok(())
     }
 
+    /// Returns how many records of the table's topic can be read.
+    async fn committed(&self) -> usize {
+        topic::read(&self.world.kafka, &self.topic()).await.len()
+    }
+
     /// Fails unless the topic holds each change of each key once, in order. Every update adds one to
     /// `ver`, so a key's events must count up by one.
     async fn exact(&self) -> Result<()> {
@@ -337,15 +342,19 @@ async fn with_positions_outside_the_transaction_a_kill_repeats_changes_and_the_c
 -> Result<()> {
     let mut stand = Stand::start(|_| ()).await?;
     fs::write(stand.faults.join("sabotage-positions"), "")?;
-    // Killed after the records were committed and before the positions are: the records' commit
-    // takes the first fault, the positions' commit the second.
+    // Killed after the records were committed and before their position is: commits are held one by
+    // one (a slot that advances commits too) until one is held when the records can be read.
+    let before = stand.committed().await;
     stand.arm("kafka-hold", "source/")?;
     stand.change().await?;
     stand.fired("kafka-hold").await?;
-    fs::remove_file(stand.faults.join("kafka-hold.taken"))?;
-    fs::write(stand.faults.join("kafka-hold"), "source/")?;
-    stand.release()?;
-    stand.fired("kafka-hold").await?;
+    while stand.committed().await == before {
+        fs::remove_file(stand.faults.join("kafka-hold.taken"))?;
+        fs::write(stand.faults.join("kafka-hold"), "source/")?;
+        stand.release()?;
+        stand.fired("kafka-hold").await?;
+        fs::remove_file(stand.faults.join("release"))?;
+    }
     stand.world.platform.kill("a")?;
     stand.world.platform.start_worker("a", "default").await?;
     stand.change().await?;

@@ -291,7 +291,7 @@ const VIEWS: [View; 3] = [
 /// Each view, written apart from the product's evaluator, and what the subscriber has.
 const COMPARISONS: [(&str, &str); 3] = [
     (
-        "select concat_ws('|', id, region, left(name, 6) || repeat('*', length(name) - 6), amount, md5(note), ver)
+        "select concat_ws('|', id, region, case when length(name) <= 6 then repeat('*', length(name)) else left(name, 6) || repeat('*', length(name) - 6) end, amount, md5(note), ver)
          from reg.item where region = '370705' order by id",
         "select concat_ws('|', id, region, name, amount, md5(note), ver) from public.in_item order by id",
     ),
