@@ -8,7 +8,7 @@
 //! - `kafka-hold`, `kafka-drop`, `kafka-fail`, each with a part of a transactional id as contents:
 //!   at the next commit of such a producer, when all records of the transaction are at the broker,
 //!   the file is renamed to `….taken` and the fault fires. A held commit goes on when there is a file
-//!   `release`.
+//!   `release`, which it removes.
 //! - `sabotage-positions`: positions are committed after the records, in a transaction of their own.
 //! - `sabotage-fence`: every producer gets a transactional id of its own, so that nobody is fenced.
 
@@ -113,7 +113,8 @@ impl Firing {
         loop {
             let is_released = match &self.release {
                 Release::Program(shared) => *shared.released.borrow(),
-                Release::File(path) => path.exists(),
+                // Taken, so that it lets one commit go and not the next one too.
+                Release::File(path) => fs::remove_file(path).is_ok(),
             };
             if is_released {
                 return;
