@@ -95,7 +95,7 @@ struct Report {
 }
 
 impl Stand {
-    async fn start(sabotage: Option<&str>) -> Result<Self> {
+    async fn start() -> Result<Self> {
         let servers = OwnServers::begin()?;
         let kafka = servers.kafka("kafka", kafka::Options::default()).await?;
         // What is committed must survive the kill: fsync may be off, since the machine goes on.
@@ -112,9 +112,6 @@ impl Stand {
         let control =
             Database::create_named(&subscriber_database.url("postgres"), "control").await?;
         let faults = servers.run().folder("faults")?;
-        if let Some(sabotage) = sabotage {
-            fs::write(faults.join(sabotage), "")?;
-        }
         let mut options = PlatformOptions::on(BINARY, "exact", &kafka.bootstrap(), &control.url);
         options.locations = ["department", "center", "subscriber"]
             .map(str::to_owned)
@@ -372,8 +369,8 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-async fn run(seed: u64, changes: u64, sabotage: Option<&str>) -> Result<Report> {
-    let mut stand = Stand::start(sabotage).await?;
+async fn run(seed: u64, changes: u64) -> Result<Report> {
+    let mut stand = Stand::start().await?;
     stand.share().await?;
     let workload = Arc::new(Workload {
         seed,
@@ -458,7 +455,7 @@ fn seeds() -> Vec<u64> {
 async fn every_change_is_delivered_once_and_in_order_whatever_is_killed() -> Result<()> {
     for seed in seeds() {
         let started = Instant::now();
-        let report = run(seed, 50_000, None)
+        let report = run(seed, 50_000)
             .await
             .with_context(|| format!("seed {seed}"))?;
         println!("seed {seed}: {report:?} in {:?}", started.elapsed());
