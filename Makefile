@@ -28,7 +28,7 @@ test: prerequisites ## Starts servers and runs every test.
 
 soak: prerequisites ## Repeats the kill test with SEEDS=n seeds.
 	$(CARGO) test --locked --package hutong --no-run
-	HUTONG_SEEDS=$(SEEDS) $(HUTONG) local test -- $(CARGO) test --locked --package hutong --test main -- --nocapture every_change_is_delivered
+	SOAK_SEEDS=$(SEEDS) $(HUTONG) local test -- $(CARGO) test --locked --package hutong --test main -- --nocapture every_change_is_delivered
 
 up: build ## Starts a local platform on the standard ports.
 	$(HUTONG) up

@@ -442,9 +442,9 @@ async fn kill_all(stand: &mut Stand, workload: &Workload, seed: u64) -> Result<(
     Ok((victims.len(), inside))
 }
 
-/// The seeds of a run: `HUTONG_SEEDS=n` runs the first n.
+/// The seeds of a run: `SOAK_SEEDS=n` runs the first n.
 fn seeds() -> Vec<u64> {
-    let count = std::env::var("HUTONG_SEEDS")
+    let count = std::env::var("SOAK_SEEDS")
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(1);
