@@ -75,13 +75,11 @@ impl Workload {
         let mut huge_pending = session == 0;
         while self.done.load(Ordering::Relaxed) < self.changes && !self.stop.load(Ordering::Relaxed)
         {
-            let halfway = self.done.load(Ordering::Relaxed) * 2 > self.changes;
-            let (sql, changes) = if huge_pending && halfway {
+            if huge_pending && self.done.load(Ordering::Relaxed) * 2 > self.changes {
                 huge_pending = false;
-                (huge_transaction(), 0)
-            } else {
-                transaction(&mut random)
-            };
+                client = commit_huge(client, url).await;
+            }
+            let (sql, changes) = transaction(&mut random);
             match client.batch_execute(&sql).await {
                 Ok(()) => {
                     self.done.fetch_add(changes, Ordering::Relaxed);
@@ -91,9 +89,20 @@ impl Workload {
             }
         }
         if huge_pending {
-            while client.batch_execute(&huge_transaction()).await.is_err() {
-                client = connect(url).await;
-            }
+            commit_huge(client, url).await;
+        }
+    }
+}
+
+/// Commits the huge transaction, once, however often the server is killed meanwhile: whether a lost
+/// answer stood for a commit, its first row tells, which nothing else touches.
+async fn commit_huge(mut client: Client, url: &str) -> Client {
+    let is_there = format!("select from reg.item where id = {HUGE_FIRST_KEY}");
+    loop {
+        match client.query_opt(&is_there, &[]).await {
+            Ok(Some(_)) => return client,
+            Ok(None) if client.batch_execute(&huge_transaction()).await.is_ok() => return client,
+            Ok(None) | Err(_) => client = connect(url).await,
         }
     }
 }
