@@ -6,9 +6,10 @@
 //!
 //! Read in this order: the [`document`] as a person writes it, its [`condition`] and its [`mask`]s,
 //! the [`plan`] that both compile to against one table, the [`task`] in which a plan reaches a
-//! processor, and the [`evaluator`] that applies it to rows. [`row_key`] and [`secret`] are how a
+//! processor, the [`change`] from one to the next, and the [`evaluator`] that applies it to rows. [`row_key`] and [`secret`] are how a
 //! key is hidden, [`literal`] and [`text`] how values are read and written as PostgreSQL does.
 
+pub mod change;
 pub mod condition;
 mod decimal;
 pub mod document;
