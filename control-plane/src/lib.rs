@@ -34,6 +34,7 @@ mod live;
 mod metrics;
 mod publisher;
 mod registry;
+mod requests;
 mod routes;
 mod settle;
 mod store;

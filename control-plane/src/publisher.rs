@@ -19,6 +19,7 @@ use hutong_transport::record::{Record, RequestRecord, SchemaRecord, TaskKey, Tas
 use sqlx::{Connection, PgConnection};
 
 use crate::error::Error;
+use crate::requests::withdraw;
 use crate::store::{outbox, schemas, tasks};
 
 /// Most records of one Kafka transaction.
@@ -108,7 +109,7 @@ async fn raise_versions(
                 let found = RequestRecord::decode(value)?;
                 if found.deadline_ms < crate::now_ms() {
                     let mut tx = db.begin().await?;
-                    withdraw(&mut tx, cluster, location, &request).await?;
+                    withdraw(&mut tx, cluster, location, message.partition, &request).await?;
                     tx.commit().await?;
                 }
             }
@@ -116,31 +117,6 @@ async fn raise_versions(
         }
     }
     Ok(())
-}
-
-/// Removes a request from its topic.
-pub(crate) async fn withdraw(
-    db: &mut PgConnection,
-    cluster: &Cluster,
-    location: &str,
-    request: &str,
-) -> Result<(), Error> {
-    let new = outbox::New {
-        owner: crate::caller::PLATFORM,
-        topic: &cluster.tasks(location),
-        partition: Some(request_partition(request)),
-        key: &hutong_transport::record::request_key(request),
-        value: None,
-    };
-    outbox::add(db, new).await
-}
-
-/// Returns the partition of a request: any, but always the same.
-pub(crate) fn request_partition(request: &str) -> i32 {
-    hutong_transport::names::partition_of(
-        request.as_bytes(),
-        hutong_transport::names::TASK_PARTITIONS,
-    )
 }
 
 async fn take_over_schemas(

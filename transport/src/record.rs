@@ -157,6 +157,10 @@ impl TaskKey {
 pub enum RequestKind {
     /// Validate a connector's configuration with a real connection.
     Validate,
+    /// Read or change where a connector's task goes on.
+    Offsets,
+    /// Log more or less. Not answered: every worker of the location is told.
+    Levels,
 }
 
 /// Something to be answered once, in time. Key: `request/<uuid>`.
@@ -207,6 +211,18 @@ pub struct ErrorReport {
     pub hint: Option<String>,
 }
 
+/// Automatic restarts of a task since it last worked for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarts {
+    /// How many there were.
+    pub count: u64,
+    /// When the first of them was decided on, in milliseconds since 1970, by the worker's clock.
+    pub since_ms: i64,
+    /// When the next attempt begins, likewise; `None` while one is under way or none will be made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_try_ms: Option<i64>,
+}
+
 /// What a task reports. Key: `task/<task>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusRecord {
@@ -230,6 +246,9 @@ pub struct StatusRecord {
     pub since_ms: i64,
     /// When this was said, likewise.
     pub ts_ms: i64,
+    /// How often it was started again by itself, while that has not helped for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<Restarts>,
     /// What only the task's kind understands.
     #[serde(default)]
     pub details: Value,

@@ -69,7 +69,7 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 /// The longest wait: a database that is back is found within half a minute.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// An attempt that worked for so long ends a series of failures.
-const HEALED_AFTER: Duration = Duration::from_secs(60);
+pub(crate) const HEALED_AFTER: Duration = Duration::from_secs(60);
 /// A series of failures that has lasted so long is logged as an error.
 const LOUD_AFTER: Duration = Duration::from_secs(300);
 

@@ -352,6 +352,7 @@ impl Ownership {
             }),
             since_ms: now_ms,
             ts_ms: now_ms,
+            restarts: None,
             details: serde_json::Value::Null,
         };
         self.publish(task_key(&task), Some(status.encode()));

@@ -12,12 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hutong_transport::record::{
-    ErrorReport, Record, StatusRecord, TaskRecord, TaskState, VERSION, task_key,
+    ErrorReport, Record, Restarts, StatusRecord, TaskRecord, TaskState, VERSION, task_key,
 };
 use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
+use crate::error_policy::HEALED_AFTER;
 
 /// Where a task's supervisor and loop say how it fares. Clones speak for the same task.
 #[derive(Clone)]
@@ -105,6 +106,7 @@ impl StatusHandle {
             error: None,
             since_ms: now_ms,
             ts_ms: now_ms,
+            restarts: None,
             details: Value::Null,
         };
         Self {
@@ -124,6 +126,10 @@ impl StatusHandle {
     /// from now on.
     pub(crate) fn about(&self, task: &TaskRecord) {
         self.shared.write(|record| {
+            // Whoever asks for a start, or for another state, begins a new count.
+            if record.restart != task.restart {
+                record.restarts = None;
+            }
             record.version = task.version;
             record.restart = task.restart;
         });
@@ -142,6 +148,20 @@ impl StatusHandle {
             _ => None,
         };
         self.set_state(TaskState::Restarting, error);
+    }
+
+    /// Says that an attempt failed and another follows by itself. Published with the state.
+    pub(crate) fn restarts_after(&self, wait: Duration) {
+        let now_ms = self.shared.clock.now_ms();
+        let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+        self.shared.write(|record| {
+            let before = record.restarts;
+            record.restarts = Some(Restarts {
+                count: before.map_or(0, |restarts| restarts.count) + 1,
+                since_ms: before.map_or(now_ms, |restarts| restarts.since_ms),
+                next_try_ms: Some(now_ms.saturating_add(wait_ms)),
+            });
+        });
     }
 
     /// Publishes nothing until membership is proven again.
@@ -166,6 +186,16 @@ impl StatusHandle {
                 record.since_ms = now_ms;
             }
             record.error = error;
+            match (state, &mut record.restarts) {
+                (TaskState::Running | TaskState::Failed, Some(restarts)) => {
+                    restarts.next_try_ms = None;
+                }
+                // What is wanted otherwise now has no attempts to count.
+                (TaskState::Paused | TaskState::Stopped | TaskState::Deleted, restarts) => {
+                    *restarts = None;
+                }
+                _ => {}
+            }
         });
         self.shared.urge();
     }
@@ -190,6 +220,11 @@ impl StatusHandle {
         let now_ms = self.shared.clock.now_ms();
         let mut current = self.shared.lock();
         current.record.ts_ms = now_ms;
+        let healed_ms = i64::try_from(HEALED_AFTER.as_millis()).unwrap_or(i64::MAX);
+        let works_for_ms = now_ms.saturating_sub(current.record.since_ms);
+        if current.record.state == TaskState::Running && works_for_ms >= healed_ms {
+            current.record.restarts = None;
+        }
         (current.voice == Voice::Open).then(|| current.record.clone())
     }
 }
@@ -329,6 +364,29 @@ mod tests {
         publishing.await.unwrap();
         status.running();
         assert!(sent.recv().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn automatic_restarts_are_counted_until_a_person_asks_for_one() {
+        let status = StatusHandle::new(&task(), "worker-1", Clock::default());
+        status.starting(&task());
+        for count in 1..=3 {
+            status.restarts_after(Duration::from_secs(5));
+            status.set_state(TaskState::Restarting, None);
+            let restarts = status.record_to_publish().unwrap().restarts.unwrap();
+            assert_eq!(restarts.count, count);
+            assert!(restarts.next_try_ms.unwrap() >= restarts.since_ms + 5000);
+        }
+        status.starting(&task());
+        status.running();
+        let restarts = status.record_to_publish().unwrap().restarts.unwrap();
+        assert_eq!((restarts.count, restarts.next_try_ms), (3, None));
+        let asked = TaskRecord {
+            restart: 2,
+            ..task()
+        };
+        status.starting(&asked);
+        assert_eq!(status.record_to_publish().unwrap().restarts, None);
     }
 
     #[tokio::test]

@@ -443,6 +443,7 @@ impl Supervisor {
                         "a task starts again after an error"
                     );
                 }
+                self.status.restarts_after(after);
                 self.status
                     .set_state(TaskState::Restarting, Some(error.status_report()));
                 self.wait_phase(after, task)

@@ -1,36 +1,17 @@
 //! Validation of a configuration: by itself here, then with a real connection at its location.
-//!
-//! ```text
-//!   PUT validate ── request/<uuid> ──> tasks topic ──> a worker at the location
-//!        ^                                                        │ connects, looks, answers
-//!        └────────────── answer, within 10 s ── status topic <────┘
-//! ```
-//!
-//! The request goes through the outbox, as everything for workers does, and is withdrawn when it was
-//! answered or is late. A control plane that dies in between leaves a request that workers ignore
-//! after its deadline and that the next leader withdraws.
-
-use std::time::Duration;
 
 use hutong_connectors_core::plugin::{self, Plugin};
 use hutong_connectors_core::property::{Importance, Kind, Property, PropertyError, Treatment};
-use hutong_transport::record::{
-    AnswerRecord, Record, RequestKind, RequestRecord, VERSION, request_key,
-};
+use hutong_transport::record::RequestKind;
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use super::Properties;
 use crate::App;
 use crate::caller::{Caller, Role};
 use crate::error::Error;
-use crate::publisher::{request_partition, withdraw};
-use crate::store::outbox;
-
-/// How long a location has to answer.
-const ANSWER_TIME: Duration = Duration::from_secs(10);
+use crate::requests::{self, ANSWER_TIME, Question, Whom};
 
 /// What Kafka Connect answers to a validation.
 #[derive(Debug, Serialize, ToSchema)]
@@ -144,26 +125,21 @@ async fn ask(
     location: &str,
     properties: &Properties,
 ) -> Result<Vec<PropertyError>, Error> {
-    let request = Uuid::new_v4().to_string();
-    let answer = app.live.await_answer(&request);
-    let waited = async {
-        send(app, caller, plugin, location, properties, &request).await?;
-        Ok::<_, Error>(tokio::time::timeout(ANSWER_TIME, answer).await)
-    }
-    .await;
-    app.live.forget(&request);
-    let answered = waited?;
-    let mut tx = app.store.begin().await?;
-    withdraw(&mut tx, &app.cluster, location, &request).await?;
-    tx.commit().await?;
-    Ok(match answered {
-        Ok(Ok(AnswerRecord { errors, .. })) => {
-            let mistakes = errors.into_iter();
+    let question = Question {
+        owner: &caller.owner,
+        location,
+        whom: Whom::Anyone,
+        kind: RequestKind::Validate,
+        config: json!({"class": plugin.class, "properties": properties}),
+    };
+    Ok(match requests::ask(app, question).await? {
+        Some(answer) => {
+            let mistakes = answer.errors.into_iter();
             mistakes
                 .map(|error| PropertyError::new(error.property, error.message))
                 .collect()
         }
-        Ok(Err(_)) | Err(_) => vec![PropertyError::new(
+        None => vec![PropertyError::new(
             "hutong.location",
             format!(
                 "location \"{location}\" did not answer within {} s: the configuration is right by \
@@ -172,36 +148,6 @@ async fn ask(
             ),
         )],
     })
-}
-
-async fn send(
-    app: &App,
-    caller: &Caller,
-    plugin: &Plugin,
-    location: &str,
-    properties: &Properties,
-    request: &str,
-) -> Result<(), Error> {
-    let answer_ms = i64::try_from(ANSWER_TIME.as_millis()).unwrap_or(i64::MAX);
-    let record = RequestRecord {
-        v: VERSION,
-        request: request.to_owned(),
-        deadline_ms: crate::now_ms().saturating_add(answer_ms),
-        kind: RequestKind::Validate,
-        config: json!({"class": plugin.class, "properties": properties}),
-    };
-    let value = String::from_utf8(record.encode()).expect("JSON is UTF-8");
-    let mut tx = app.store.begin().await?;
-    let new = outbox::New {
-        owner: &caller.owner,
-        topic: &app.cluster.tasks(location),
-        partition: Some(request_partition(request)),
-        key: &request_key(request),
-        value: Some(&value),
-    };
-    outbox::add(&mut tx, new).await?;
-    tx.commit().await?;
-    Ok(())
 }
 
 /// Puts values and mistakes beside the definitions. Mistakes about what has no definition get one.

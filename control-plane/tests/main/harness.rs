@@ -366,6 +366,7 @@ impl Platform {
             error,
             since_ms: 1,
             ts_ms: 2,
+            restarts: None,
             details,
         };
         let topic = self.cluster.status("default");
