@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -252,9 +252,15 @@ impl std::fmt::Display for Recorded {
     }
 }
 
-/// Kills a process and all its descendants. A process group would not do: each PostgreSQL backend
-/// makes a group of its own.
+/// How long a killed process may take to leave: what it holds in the kernel is freed on the way.
+const DEATH: Duration = Duration::from_secs(10);
+
+/// Kills a process and all its descendants, and waits until they are gone: a server that starts in
+/// their place would find their shared memory. A process group would not do: each PostgreSQL
+/// backend makes a group of its own. The root is stopped first, so that it has no more children
+/// while they are counted.
 fn kill_tree(root: u32) {
+    send(root, Signal::STOP);
     let parents: Vec<(u32, u32)> = running()
         .filter_map(|pid| Stat::read(pid).map(|stat| (pid, stat.parent)))
         .collect();
@@ -269,10 +275,20 @@ fn kill_tree(root: u32) {
         );
         next += 1;
     }
+    let mut dying: Vec<Recorded> = doomed.iter().copied().filter_map(Recorded::of).collect();
     for pid in doomed {
-        if let Ok(pid) = pid_of(pid) {
-            let _may_be_gone = kill_process(pid, Signal::KILL);
-        }
+        send(pid, Signal::KILL);
+    }
+    let deadline = Instant::now() + DEATH;
+    while !dying.is_empty() && Instant::now() < deadline {
+        dying.retain(|process| process.is_alive());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn send(pid: u32, signal: Signal) {
+    if let Ok(pid) = pid_of(pid) {
+        let _may_be_gone = kill_process(pid, signal);
     }
 }
 
@@ -365,9 +381,7 @@ mod tests {
         };
         let child = Recorded::of(child).unwrap();
         process.kill();
-        while child.is_alive() {
-            tokio::time::sleep(LOOK).await;
-        }
+        assert!(!child.is_alive());
         assert!(!folder.path().join("tree.pid").exists());
     }
 
