@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -376,7 +376,6 @@ async fn run(seed: u64, changes: u64) -> Result<Report> {
         seed,
         changes,
         done: AtomicU64::new(0),
-        stop: AtomicBool::new(false),
     });
     let url = stand.world.department.url.clone();
     let sessions: Vec<_> = (0..3)
@@ -387,12 +386,12 @@ async fn run(seed: u64, changes: u64) -> Result<Report> {
         .collect();
     let killed = kill_all(&mut stand, &workload, seed).await;
     if killed.is_err() {
-        workload.stop.store(true, Ordering::Relaxed);
+        sessions.iter().for_each(tokio::task::JoinHandle::abort);
     }
+    let (kills, inside_transactions) = killed?;
     for session in sessions {
         session.await?;
     }
-    let (kills, inside_transactions) = killed?;
     let (changes, view_rows) = stand.compare().await?;
     Ok(Report {
         changes,

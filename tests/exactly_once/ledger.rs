@@ -1,7 +1,7 @@
 //! The workload of the exactly-once tests, and the ledger that knows what it did.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -55,7 +55,7 @@ pub(crate) async fn install(url: &str) {
 }
 
 /// Several sessions that change the tables at random, each from its own seed, until together they
-/// have made enough changes or are told to stop.
+/// have made enough changes.
 pub(crate) struct Workload {
     /// Printed with every failure.
     pub(crate) seed: u64,
@@ -63,8 +63,6 @@ pub(crate) struct Workload {
     pub(crate) changes: u64,
     /// Changes committed so far, about (a lost answer is not counted).
     pub(crate) done: AtomicU64,
-    /// Set to end early.
-    pub(crate) stop: AtomicBool,
 }
 
 impl Workload {
@@ -73,8 +71,7 @@ impl Workload {
         let mut random = StdRng::seed_from_u64(self.seed.wrapping_mul(31).wrapping_add(session));
         let mut client = connect(url).await;
         let mut huge_pending = session == 0;
-        while self.done.load(Ordering::Relaxed) < self.changes && !self.stop.load(Ordering::Relaxed)
-        {
+        while self.done.load(Ordering::Relaxed) < self.changes {
             if huge_pending && self.done.load(Ordering::Relaxed) * 2 > self.changes {
                 huge_pending = false;
                 client = commit_huge(client, url).await;
