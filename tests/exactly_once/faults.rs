@@ -1,8 +1,7 @@
 //! Faults that are scripted one by one: lost answers, zombies, a lost state folder, a transaction
-//! that timed out without a rival.
+//! that timed out without a rival; and what becomes of some of them without what exactly-once rests on.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -10,167 +9,10 @@ use hutong_local::kafka;
 use hutong_local::testkit::{Kit, OwnServers, PATIENCE, PlatformOptions, until};
 use hutong_transport::admin::{Admin, TopicSpec};
 use serde_json::json;
-use tokio_postgres::Client;
 
+use super::stand::{Stand, Wrongs};
 use super::topic;
-use crate::world::{BINARY, World, ensure};
-
-const TABLE: &str = "
-    create schema reg;
-    create table reg.item (id bigint primary key, region char(6) not null, ver bigint not null);
-    insert into reg.item select n, case when n % 2 = 0 then '370705' else '110000' end, 0 from generate_series(1, 200) n;";
-const EXPECTED: &str =
-    "select concat_ws('|', id, ver) from reg.item where region = '370705' order by id";
-const FOUND: &str = "select concat_ws('|', id, ver) from public.in_item order by id";
-
-/// A world whose commits can be held and whose answers can be lost.
-struct Stand {
-    world: World,
-    department: Client,
-    faults: PathBuf,
-    changes: i64,
-    _servers: OwnServers,
-}
-
-impl Stand {
-    /// Starts the platform with one worker `a` and waits until the view equals the table.
-    async fn start(adapt: impl FnOnce(&mut PlatformOptions)) -> Result<Self> {
-        let servers = OwnServers::begin()?;
-        let kit = Kit::from_env();
-        let mut options = PlatformOptions::new(BINARY, &kit).await?;
-        adapt(&mut options);
-        let world = Self::world(&kit, &servers, options).await?;
-        Self::share(world, servers).await
-    }
-
-    async fn world(kit: &Kit, servers: &OwnServers, mut options: PlatformOptions) -> Result<World> {
-        let faults = servers.run().folder("faults")?;
-        options
-            .environment
-            .push(("HUTONG_FAULTS".to_owned(), faults.display().to_string()));
-        let (department, subscriber) = (
-            kit.database("department").await?,
-            kit.database("subscriber").await?,
-        );
-        World::on(options, department, subscriber).await
-    }
-
-    async fn share(mut world: World, servers: OwnServers) -> Result<Self> {
-        world.platform.start_worker("a", "default").await?;
-        let department = world.department.connect().await?;
-        department.batch_execute(TABLE).await?;
-        let name = "reg";
-        world
-            .create_connector(name, world.source(name, "reg\\.item"))
-            .await?;
-        world.wait_state(name, "RUNNING").await?;
-        world
-            .create_view(&json!({
-                "name": "items", "share": "s", "subscriber": "reader",
-                "source": { "topic": world.topic(name, "reg.item") },
-                "columns": [{ "name": "id" }, { "name": "ver" }], "where": "region = '370705'"
-            }))
-            .await?;
-        world
-            .create_connector("sink-items", world.sink("items", "in_item"))
-            .await?;
-        let faults = servers.run().folder("faults")?;
-        let stand = Self {
-            world,
-            department,
-            faults,
-            changes: 0,
-            _servers: servers,
-        };
-        stand.equal().await?;
-        Ok(stand)
-    }
-
-    fn topic(&self) -> String {
-        self.world.topic("reg", "reg.item")
-    }
-
-    /// Makes a change that moves rows into the view, out of it, and changes others, in one
-    /// transaction.
-    async fn change(&mut self) -> Result<()> {
-        self.changes += 1;
-        let number = self.changes;
-        self.department
-            .batch_execute(&format!(
-                "begin;
-                 update reg.item set ver = ver + 1;
-                 update reg.item set region = case region when '370705' then '110000' else '370705' end, ver = ver + 1
-                 where id % 7 = {number} % 7;
-                 insert into reg.item values (1000 + {number}, '370705', 0);
-                 commit;"
-            ))
-            .await?;
-        Ok(())
-    }
-
-    async fn equal(&self) -> Result<()> {
-        self.world
-            .wait_equal(EXPECTED, FOUND, PATIENCE)
-            .await
-            .map(|_| ())
-    }
-
-    /// Arms a fault.
-    fn arm(&self, fault: &str, whose: &str) -> Result<()> {
-        let _none_before = fs::remove_file(self.faults.join("release"));
-        fs::write(self.faults.join(fault), whose)?;
-        Ok(())
-    }
-
-    /// Waits until an armed fault has fired.
-    async fn fired(&self, fault: &str) -> Result<()> {
-        let taken = self.faults.join(format!("{fault}.taken"));
-        until(&format!("{fault} to fire"), PATIENCE, async || {
-            Ok(if taken.exists() {
-                Ok(())
-            } else {
-                Err("not yet")
-            })
-        })
-        .await
-    }
-
-    fn release(&self) -> Result<()> {
-        fs::write(self.faults.join("release"), "")?;
-        Ok(())
-    }
-
-    /// Returns how many records of the table's topic can be read.
-    async fn committed(&self) -> usize {
-        topic::read(&self.world.kafka, &self.topic()).await.len()
-    }
-
-    /// Fails unless the topic holds each change of each key once, in order. Every update adds one to
-    /// `ver`, so a key's events must count up by one.
-    async fn exact(&self) -> Result<()> {
-        let schemas = self.world.schemas().await?;
-        let messages = topic::read(&self.world.kafka, &self.topic()).await;
-        let observed = topic::observe(&messages, &schemas);
-        let rows = self
-            .department
-            .query("select id, ver from reg.item", &[])
-            .await?;
-        for row in rows {
-            let (id, newest): (i64, i64) = (row.get(0), row.get(1));
-            let found: Vec<i64> = observed
-                .get(&id)
-                .into_iter()
-                .flatten()
-                .map(|(_, ver)| *ver)
-                .collect();
-            let counted: Vec<i64> = (0..=newest).collect();
-            ensure(found == counted, || {
-                format!("key {id}: expected 0 to {newest} once each, found {found:?}")
-            })?;
-        }
-        Ok(())
-    }
-}
+use crate::world::{BINARY, ensure};
 
 fn quick_takeover(options: &mut PlatformOptions) {
     options
@@ -346,4 +188,101 @@ async fn with_positions_outside_the_transaction_a_kill_repeats_changes_and_the_c
     ensure(format!("{error:#}").contains("once each, found"), || {
         format!("it failed otherwise: {error:#}")
     })
+}
+
+/// Lets a zombie begin a transaction after its successor has worked, and returns what became of that
+/// transaction and what is wrong afterwards. The zombie, worker `a`, is frozen with a batch in its
+/// hands, and is woken without learning from the group that its tasks have gone: what else might
+/// stop it in time is not to be relied on.
+async fn late_transaction(
+    fault: &str,
+    whose: &str,
+    is_sabotaged: bool,
+) -> Result<(String, Wrongs)> {
+    let servers = OwnServers::begin()?;
+    if is_sabotaged {
+        fs::write(
+            servers.run().folder("faults")?.join("sabotage-fence"),
+            whose,
+        )?;
+    }
+    let mut stand = Stand::start_in(servers, quick_takeover).await?;
+    fs::write(stand.faults.join("group-deaf"), "a")?;
+    stand.arm(fault, whose)?;
+    stand.change().await?;
+    stand.fired(fault).await?;
+    stand.world.platform.process("a")?.freeze()?;
+    stand.world.platform.launch_worker("b", "default")?;
+    stand.change().await?;
+    stand.equal().await.context("while the zombie is frozen")?;
+    stand.release()?;
+    stand.world.platform.process("a")?.thaw()?;
+    let outcome = stand.over(fault).await?;
+    stand.world.platform.kill("a")?;
+    stand.drain().await?;
+    Ok((outcome, stand.wrongs().await?))
+}
+
+/// Does it as we are and without the fence: as we are the zombie is refused and nothing is wrong.
+/// Returns what is wrong without, where the zombie commits.
+async fn what_the_fence_prevents(fault: &str, whose: &str) -> Result<Wrongs> {
+    let as_we_are = late_transaction(fault, whose, false);
+    let sabotaged = late_transaction(fault, whose, true);
+    let ((refused, right), (committed, wrong)) =
+        tokio::try_join!(async { as_we_are.await.context("as we are") }, async {
+            sabotaged.await.context("without the fence")
+        },)?;
+    println!("as we are: {refused}; {right:?}");
+    println!("without the fence: {committed}; {wrong:?}");
+    ensure(refused != "committed", || {
+        "the zombie was not refused".to_owned()
+    })?;
+    let is_right = matches!(
+        right,
+        Wrongs {
+            topic: None,
+            view: None,
+            table: None
+        }
+    );
+    ensure(is_right, || format!("as we are: {right:?}"))?;
+    ensure(committed == "committed", || {
+        format!("without the fence: {committed}")
+    })?;
+    Ok(wrong)
+}
+
+fn ensure_found(found: Option<String>, text: &str) -> Result<()> {
+    let found = found.context("the missing fence went unnoticed")?;
+    ensure(found.contains(text), || {
+        format!("it failed otherwise: {found}")
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_fence_a_source_that_wakes_late_repeats_changes_and_the_check_finds_it()
+-> Result<()> {
+    let wrong = what_the_fence_prevents("kafka-hold-begin", "source/").await?;
+    ensure_found(wrong.topic, "once each, found")?;
+    ensure_found(wrong.view, "repeats a change")?;
+    ensure_found(wrong.table, "first difference")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_fence_a_processor_that_wakes_late_turns_the_view_back_and_the_check_finds_it()
+-> Result<()> {
+    let wrong = what_the_fence_prevents("kafka-hold-begin", "processor/").await?;
+    ensure(wrong.topic.is_none(), || format!("{wrong:?}"))?;
+    ensure_found(wrong.view, "repeats a change")?;
+    ensure_found(wrong.table, "first difference")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_fence_a_sink_that_wakes_late_turns_the_table_back_and_the_check_finds_it()
+-> Result<()> {
+    let wrong = what_the_fence_prevents("sink-hold-begin", "sink-items").await?;
+    ensure(wrong.topic.is_none() && wrong.view.is_none(), || {
+        format!("{wrong:?}")
+    })?;
+    ensure_found(wrong.table, "first difference")
 }

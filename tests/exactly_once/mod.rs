@@ -4,4 +4,5 @@
 mod faults;
 mod kills;
 mod ledger;
+mod stand;
 pub(crate) mod topic;

@@ -1,6 +1,6 @@
-//! Scripted faults around a Kafka commit, for tests that must show what a lost answer or a kill at
-//! the worst moment leads to, and two sabotages that such tests must find. Only in builds with debug
-//! assertions: a release has no trace of this.
+//! Scripted faults around a Kafka transaction, for tests that must show what a lost answer, a kill at
+//! the worst moment or a late awakening leads to, and two sabotages that such tests must find. Only in
+//! builds with debug assertions: a release has no trace of this.
 //!
 //! A test in the same process calls [`arm`]. A test of other processes starts them with
 //! `HUTONG_FAULTS` naming a folder and puts files into it, at any time:
@@ -9,21 +9,38 @@
 //!   at the next commit of such a producer, when all records of the transaction are at the broker,
 //!   the file is renamed to `….taken` and the fault fires. A held commit goes on when there is a file
 //!   `release`, which it removes.
+//! - `kafka-hold-begin`, with a part of a transactional id as contents: such a producer is held before
+//!   it begins its next transaction that carries records, until there is a file `release`. When the
+//!   transaction is over, `kafka-hold-begin.over` says what became of it (`committed`, or the class and
+//!   the error), and the producer is held again: what this one transaction did can be looked at before
+//!   another one covers it.
+//! - `group-deaf`, with an instance id as contents: as long as it is there, this member of the group is
+//!   not told what the group decides. It stands for a process that loses a task and learns it too late.
 //! - `sabotage-positions`: positions are committed after the records, in a transaction of their own.
-//! - `sabotage-fence`: every producer gets a transactional id of its own, so that nobody is fenced.
+//! - `sabotage-fence`, empty or with a part of a transactional id as contents: such producers get a
+//!   transactional id of their own at each start, so that they fence nobody.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use hutong_schemas::class::Classified;
 use tokio::sync::watch;
+
+use crate::error::Error;
 
 /// The variable that names the folder.
 const VARIABLE: &str = "HUTONG_FAULTS";
 
 /// How often a held commit looks whether it may go on.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// The file that holds a producer before it begins.
+const HOLD_BEGIN: &str = "kafka-hold-begin";
+
+/// The file that lets go what is held.
+const RELEASE: &str = "release";
 
 /// What shall happen to a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -110,11 +127,17 @@ enum Release {
 impl Firing {
     /// Blocks until a held commit may go on.
     pub(crate) fn wait_for_release(&self) {
+        self.release.wait();
+    }
+}
+
+impl Release {
+    fn wait(&self) {
         loop {
-            let is_released = match &self.release {
-                Release::Program(shared) => *shared.released.borrow(),
+            let is_released = match self {
+                Self::Program(shared) => *shared.released.borrow(),
                 // Taken, so that it lets one commit go and not the next one too.
-                Release::File(path) => fs::remove_file(path).is_ok(),
+                Self::File(path) => fs::remove_file(path).is_ok(),
             };
             if is_released {
                 return;
@@ -122,6 +145,45 @@ impl Firing {
             std::thread::sleep(LOOK);
         }
     }
+}
+
+/// A transaction that begins later than it would have.
+pub(crate) struct Late {
+    folder: &'static Path,
+}
+
+/// Blocks while a producer is held before it begins.
+pub(crate) fn before_begin(transactional_id: &str) -> Option<Late> {
+    let folder = folder()?;
+    if !takes(folder, HOLD_BEGIN, transactional_id) {
+        return None;
+    }
+    Release::File(folder.join(RELEASE)).wait();
+    Some(Late { folder })
+}
+
+impl Late {
+    /// Says what became of the transaction and holds the producer again, for good: its process is to
+    /// be killed.
+    pub(crate) fn over(self, error: Option<&Error>) -> ! {
+        let outcome = error.map_or_else(
+            || "committed".to_owned(),
+            |error| format!("{}: {error}", error.class().as_str()),
+        );
+        let path = self.folder.join(format!("{HOLD_BEGIN}.over"));
+        if let Err(error) = fs::write(&path, outcome) {
+            tracing::error!(%error, "could not say what became of a held transaction");
+        }
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+/// Whether a member is not told what its group decides.
+pub(crate) fn is_deaf(instance: &str) -> bool {
+    let deaf = folder().and_then(|folder| fs::read_to_string(folder.join("group-deaf")).ok());
+    deaf.is_some_and(|deaf| deaf.trim() == instance)
 }
 
 /// Counts a commit and returns the fault that is due at it.
@@ -134,9 +196,10 @@ pub(crate) fn are_positions_sabotaged() -> bool {
     folder().is_some_and(|folder| folder.join("sabotage-positions").exists())
 }
 
-/// Whether nobody shall be fenced.
-pub(crate) fn is_fence_sabotaged() -> bool {
-    folder().is_some_and(|folder| folder.join("sabotage-fence").exists())
+/// Whether a producer shall fence nobody.
+pub(crate) fn is_fence_sabotaged(transactional_id: &str) -> bool {
+    let whose = folder().and_then(|folder| fs::read_to_string(folder.join("sabotage-fence")).ok());
+    whose.is_some_and(|whose| transactional_id.contains(whose.trim()))
 }
 
 fn folder() -> Option<&'static Path> {
@@ -167,22 +230,24 @@ fn from_program(transactional_id: &str) -> Option<Firing> {
 }
 
 fn from_folder(folder: &Path, transactional_id: &str) -> Option<Firing> {
-    for (name, fault) in FILES {
-        let path = folder.join(name);
-        let Ok(wanted) = fs::read_to_string(&path) else {
-            continue;
-        };
-        let wanted = wanted.trim();
-        // Of several processes exactly one takes the file. An empty one is still being written.
-        let is_ours = !wanted.is_empty() && transactional_id.contains(wanted);
-        if is_ours && fs::rename(&path, folder.join(format!("{name}.taken"))).is_ok() {
-            return Some(Firing {
-                fault,
-                release: Release::File(folder.join("release")),
-            });
-        }
-    }
-    None
+    let mut files = FILES.into_iter();
+    let (_, fault) = files.find(|(name, _)| takes(folder, name, transactional_id))?;
+    Some(Firing {
+        fault,
+        release: Release::File(folder.join(RELEASE)),
+    })
+}
+
+/// Takes a fault's file if it is there and means this producer.
+fn takes(folder: &Path, name: &str, transactional_id: &str) -> bool {
+    let path = folder.join(name);
+    let Ok(wanted) = fs::read_to_string(&path) else {
+        return false;
+    };
+    let wanted = wanted.trim();
+    // Of several processes exactly one takes the file. An empty one is still being written.
+    let is_ours = !wanted.is_empty() && transactional_id.contains(wanted);
+    is_ours && fs::rename(&path, folder.join(format!("{name}.taken"))).is_ok()
 }
 
 /// A panic while counting leaves a count behind that is as good as any.

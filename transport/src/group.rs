@@ -355,6 +355,11 @@ fn send(
 ) {
     let mut event = event;
     while !shared.is_closing.load(Ordering::Acquire) {
+        #[cfg(debug_assertions)]
+        if crate::faults::is_deaf(&shared.instance) {
+            std::thread::sleep(LOOK);
+            continue;
+        }
         match events.try_send(event) {
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => return,
             Err(mpsc::error::TrySendError::Full(back)) => {

@@ -159,7 +159,7 @@ fn ended(transactional_id: &str) -> Error {
 fn possibly_sabotaged(transactional_id: &str) -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static STARTS: AtomicU64 = AtomicU64::new(0);
-    if !crate::faults::is_fence_sabotaged() {
+    if !crate::faults::is_fence_sabotaged(transactional_id) {
         return transactional_id.to_owned();
     }
     let start = STARTS.fetch_add(1, Ordering::Relaxed);

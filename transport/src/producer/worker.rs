@@ -186,7 +186,15 @@ impl Worker {
     }
 
     fn answer(&mut self, command: Command) {
+        #[cfg(debug_assertions)]
+        let late = has_records(&command.transaction)
+            .then(|| crate::faults::before_begin(&self.transactional_id))
+            .flatten();
         let outcome = self.run(command.transaction);
+        #[cfg(debug_assertions)]
+        if let Some(late) = late {
+            late.over(outcome.as_ref().err());
+        }
         if command.reply.send(outcome).is_err() {
             // The caller does not know the outcome, so nobody may build on it.
             self.has_ended = true;
@@ -555,6 +563,12 @@ impl Worker {
     fn ended(&self) -> Error {
         Error::Ended(format!("producer {}", self.transactional_id))
     }
+}
+
+#[cfg(debug_assertions)]
+fn has_records(transaction: &Transaction) -> bool {
+    let batches = &transaction.batches;
+    batches.iter().any(|batch| !batch.records.is_empty())
 }
 
 fn is_sequence_gap(error: &Error) -> bool {

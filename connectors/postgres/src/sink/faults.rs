@@ -1,14 +1,25 @@
-//! Scripted faults at the sink's commit, for tests. A release build has no trace of them.
+//! Scripted faults around the sink's transaction, for tests. A release build has no trace of them.
 //!
 //! A fault acts on sinks whose connector's name contains a text, once. It is armed within the process
 //! by [`arm`], or from outside by a file in the folder that `HUTONG_FAULTS` names: `sink-hold` or
-//! `sink-drop`, whose content is the text; it is renamed to `….taken` when it acts. The files
-//! `sabotage-positions` and `sabotage-fence` act for as long as they are there and take away what
-//! exactly-once rests on, to show that tests notice.
+//! `sink-drop`, whose content is the text; it is renamed to `….taken` when it acts. `sink-hold-begin`
+//! holds a sink before it begins a transaction; when that is over, `sink-hold-begin.over` says what
+//! became of it (`committed`, or the class and the error), and the sink is held again, so that what
+//! this one transaction did can be looked at before another one covers it. The files
+//! `sabotage-positions` and `sabotage-fence` (the latter for all sinks, or for those whose connector's
+//! name contains its text) act for as long as they are there and take away what exactly-once rests on,
+//! to show that tests notice.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
+
+use hutong_schemas::class::Classified;
+
+use super::error::Error;
+
+/// The file that holds a sink before it begins.
+const HOLD_BEGIN: &str = "sink-hold-begin";
 
 /// What happens to a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +56,43 @@ pub(super) fn take(connector: &str) -> Option<Fault> {
     }
     let folder = folder()?;
     let kinds = [("sink-hold", Fault::Hold), ("sink-drop", Fault::LoseAnswer)];
-    kinds.into_iter().find_map(|(name, fault)| {
-        let file = folder.join(name);
-        let text = std::fs::read_to_string(&file).ok()?;
-        let acts = connector.contains(text.trim())
-            && std::fs::rename(&file, folder.join(format!("{name}.taken"))).is_ok();
-        acts.then_some(fault)
-    })
+    let mut kinds = kinds.into_iter();
+    let (_, fault) = kinds.find(|(name, _)| takes(&folder, name, connector))?;
+    Some(fault)
+}
+
+/// Takes a fault's file if it is there and means this connector.
+fn takes(folder: &Path, name: &str, connector: &str) -> bool {
+    let file = folder.join(name);
+    let Ok(text) = std::fs::read_to_string(&file) else {
+        return false;
+    };
+    connector.contains(text.trim())
+        && std::fs::rename(&file, folder.join(format!("{name}.taken"))).is_ok()
+}
+
+/// Waits while a sink is held before it begins. Returns whether it was.
+pub(super) async fn before_begin(connector: &str) -> bool {
+    let is_held = folder().is_some_and(|folder| takes(&folder, HOLD_BEGIN, connector));
+    if is_held {
+        hold().await;
+    }
+    is_held
+}
+
+/// Says what became of the transaction of a sink that was held before it, and holds it again, for
+/// good: it is to be killed.
+pub(super) async fn over(outcome: &Result<(), Error>) {
+    let text = match outcome {
+        Ok(()) => "committed".to_owned(),
+        Err(error) => format!("{}: {error}", error.class().as_str()),
+    };
+    let written =
+        folder().map(|folder| std::fs::write(folder.join(format!("{HOLD_BEGIN}.over")), text));
+    if let Some(Err(error)) = written {
+        tracing::error!(%error, "could not say what became of a held transaction");
+    }
+    std::future::pending().await
 }
 
 /// Waits until the file `release` is there.
@@ -69,7 +110,9 @@ pub(super) fn sabotages_positions() -> bool {
     folder().is_some_and(|folder| folder.join("sabotage-positions").exists())
 }
 
-/// Returns whether nobody is fenced.
-pub(super) fn sabotages_fence() -> bool {
-    folder().is_some_and(|folder| folder.join("sabotage-fence").exists())
+/// Returns whether a sink fences nobody and is not fenced.
+pub(super) fn sabotages_fence(connector: &str) -> bool {
+    let file = folder().map(|folder| folder.join("sabotage-fence"));
+    let whose = file.and_then(|file| std::fs::read_to_string(file).ok());
+    whose.is_some_and(|whose| connector.contains(whose.trim()))
 }

@@ -43,7 +43,7 @@ pub(super) async fn assign(
 ) -> Result<(Writer, Vec<StartOffset>), Error> {
     let client = &sink.session.client;
     let table = target.table().clone();
-    if fences() && position::exists(client, &table).await? {
+    if fences(&sink.connector) && position::exists(client, &table).await? {
         position::terminate_predecessors(client, &table).await?;
     }
     execute(client, &table, "begin a transaction on", "BEGIN").await?;
@@ -97,12 +97,14 @@ pub(super) async fn assign(
     Ok((writer, starts.collect()))
 }
 
-fn fences() -> bool {
-    #[cfg(debug_assertions)]
-    if faults::sabotages_fence() {
-        return false;
-    }
+#[cfg(not(debug_assertions))]
+fn fences(_connector: &str) -> bool {
     true
+}
+
+#[cfg(debug_assertions)]
+fn fences(connector: &str) -> bool {
+    !faults::sabotages_fence(connector)
 }
 
 fn next_offsets(input: &Input, known: &[(i32, i64)]) -> Vec<i64> {
@@ -329,7 +331,7 @@ impl Writer {
             )
             .await
             .map_err(failed(table, "add a column to"))?;
-        if owned.is_empty() {
+        if owned.is_empty() && fences(&self.connector) {
             return Err(self.fenced());
         }
         ensure_table(client, &self.target, self.evolution).await?;
@@ -363,6 +365,25 @@ impl Writer {
                 next_offset,
             });
         }
+        #[cfg(debug_assertions)]
+        let is_late = faults::before_begin(&self.connector).await;
+        let outcome = self
+            .transact(partition, changes, next_offset, read_up_to_ms)
+            .await;
+        #[cfg(debug_assertions)]
+        if is_late {
+            faults::over(&outcome).await;
+        }
+        outcome
+    }
+
+    async fn transact(
+        &mut self,
+        partition: i32,
+        changes: &Changes,
+        next_offset: i64,
+        read_up_to_ms: i64,
+    ) -> Result<(), Error> {
         self.write(partition, changes, next_offset, read_up_to_ms)
             .await?;
         if !self.rebuild_ends.is_empty() {
@@ -436,7 +457,7 @@ impl Writer {
         next_offset: i64,
         read_up_to_ms: i64,
     ) -> Result<u64, tokio_postgres::Error> {
-        let epoch = if fences() { "epoch = $5" } else { "$5 > 0" };
+        let epoch = if fences(&self.connector) { "epoch = $5" } else { "$5 > 0" };
         let sql = format!(
             "UPDATE {} SET next_offset = $6, read_up_to = to_timestamp($7::double precision / 1000)
              WHERE target = $1 AND topic = $2 AND topic_id = $3 AND partition = $4 AND {epoch}",
@@ -574,7 +595,7 @@ pub(super) async fn empty(
     if !position::exists(client, table).await? {
         return Ok(None);
     }
-    if fences() {
+    if fences(&sink.connector) {
         position::terminate_predecessors(client, table).await?;
     }
     execute(client, table, "begin a transaction on", "BEGIN").await?;
