@@ -116,15 +116,32 @@ impl Live {
         let location = state.get(location)?;
         let reported = location.tasks.get(task)?;
         let mut status = reported.status.clone();
-        let silent = location.newest.is_some_and(|newest| {
-            let behind_ms = newest.timestamp_ms.saturating_sub(reported.timestamp_ms);
-            let behind = Duration::from_millis(behind_ms.max(0).unsigned_abs());
-            behind + newest.arrived.elapsed() > SILENCE_MAX
-        });
-        if silent && status.state != TaskState::Deleted {
+        if location.silence(reported) > SILENCE_MAX && status.state != TaskState::Deleted {
             status.state = TaskState::Unassigned;
         }
         Some(status)
+    }
+
+    /// Returns why a task may have fared otherwise since it was reported, for people: its location
+    /// cannot be heard, or its worker says nothing.
+    pub(crate) fn doubt(&self, location: &str, task: &str) -> Option<String> {
+        let state = self.state.read().expect("no holder panics");
+        let known = state.get(location)?;
+        if let Some(why) = &known.tasks_missing {
+            return Some(format!(
+                "what workers at location {location} report is not known: {why}"
+            ));
+        }
+        let reported = known.tasks.get(task)?;
+        let silence = known.silence(reported);
+        (silence > SILENCE_MAX && reported.status.state != TaskState::Deleted).then(|| {
+            format!(
+                "worker {} at location {location} has not reported for {} s: it does not run, or it \
+                 cannot reach Kafka",
+                reported.status.worker_id,
+                silence.as_secs()
+            )
+        })
     }
 
     /// Returns the table whose changes go to a topic.
@@ -199,6 +216,15 @@ impl Live {
 }
 
 impl Location {
+    /// Returns the time since a report, by the broker's clock.
+    fn silence(&self, reported: &Reported) -> Duration {
+        let Some(newest) = self.newest else {
+            return Duration::ZERO;
+        };
+        let behind_ms = newest.timestamp_ms.saturating_sub(reported.timestamp_ms);
+        Duration::from_millis(behind_ms.max(0).unsigned_abs()) + newest.arrived.elapsed()
+    }
+
     fn heard(&mut self, timestamp_ms: i64) {
         if self
             .newest

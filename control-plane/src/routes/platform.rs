@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hutong_policies::ViewDocument;
@@ -15,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{ErrorBody, Failed};
-use super::body::{Body, Params};
+use super::body::{Body, Params, Path};
 use super::operations;
 use crate::App;
 use crate::access::{self, NewToken, Organisation};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
@@ -10,7 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{ErrorBody, RegistryFailed, RegistryJson};
-use super::body::{Params, RegistryBody};
+use super::body::{Params, RegistryBody, RegistryPath as Path};
 use crate::App;
 use crate::caller::Caller;
 use crate::registry::{Posted, refusal};
