@@ -269,12 +269,9 @@ impl Kafka {
         let mut command = self.java();
         command
             .arg("kafka.tools.StorageTool")
-            .args([
-                "format",
-                "--ignore-formatted",
-                "--cluster-id",
-                &cluster_id(),
-            ])
+            .args(["format", "--ignore-formatted"])
+            // One word with its value: an id may begin with a hyphen.
+            .arg(format!("--cluster-id={}", cluster_id()))
             .arg("--config")
             .arg(self.folder.join("server.properties"));
         if let Some(secured) = &self.options.secured {
