@@ -7,45 +7,25 @@ use hutong_local::postgres;
 use hutong_local::testkit::{Database, Kit, OwnServers, PATIENCE, PlatformOptions, until};
 use serde_json::json;
 
-use crate::world::{BINARY, World, ensure, texts};
+use crate::world::{BINARY, Share, World, ensure, texts};
 
-const TABLE: &str = "
-    create schema dept;
-    create table dept.item (id bigint primary key, region char(6) not null);
-    insert into dept.item select n, '370705' from generate_series(1, 20000) n;";
-const EXPECTED: &str = "select id::text as row from dept.item order by id";
-const FOUND: &str = "select id::text as row from public.in_item order by id";
-
-async fn share(world: &World) -> Result<()> {
-    world
-        .department
-        .connect()
-        .await?
-        .batch_execute(TABLE)
-        .await?;
-    world
-        .create_connector("ops", world.source("ops", "dept\\.item"))
-        .await?;
-    world.wait_state("ops", "RUNNING").await?;
-    world
-        .create_view(&json!({
-            "name": "items", "share": "s", "subscriber": "reader", "source": { "topic": world.topic("ops", "dept.item") },
-            "columns": [{ "name": "id" }]
-        }))
-        .await?;
-    world
-        .create_connector("items-sink", world.sink("items", "in_item"))
-        .await?;
-    world
-        .wait_equal(EXPECTED, FOUND, PATIENCE)
-        .await
-        .map(|_| ())
-}
+const ITEMS: Share = Share {
+    setup: "
+        create schema dept;
+        create table dept.item (id bigint primary key, region char(6) not null);
+        insert into dept.item select n, '370705' from generate_series(1, 20000) n;",
+    source: "ops",
+    table: "dept.item",
+    columns: &["id"],
+    view: "items",
+    target: "in_item",
+    insert: "insert into dept.item select max(id) + 1, '370705' from dept.item",
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_view_is_gone_within_the_bound_and_the_others_stay() -> Result<()> {
     let world = World::start().await?;
-    share(&world).await?;
+    world.share(&ITEMS).await?;
     world
         .create_view(&json!({
             "name": "regions", "share": "t", "subscriber": "reader", "source": { "topic": world.topic("ops", "dept.item") },
@@ -55,8 +35,8 @@ async fn a_revoked_view_is_gone_within_the_bound_and_the_others_stay() -> Result
     world
         .create_connector("regions-sink", world.sink("regions", "in_region"))
         .await?;
-    let region = "select id::text as row from public.in_region order by id";
-    world.wait_equal(EXPECTED, region, PATIENCE).await?;
+    let (expected, region) = (ITEMS.rows(ITEMS.table), ITEMS.rows("public.in_region"));
+    world.wait_equal(&expected, &region, PATIENCE).await?;
 
     let asked = Instant::now();
     world
@@ -90,7 +70,7 @@ async fn a_revoked_view_is_gone_within_the_bound_and_the_others_stay() -> Result
         .await?
         .batch_execute("delete from dept.item where id % 2 = 0")
         .await?;
-    world.wait_equal(EXPECTED, region, PATIENCE).await?;
+    world.wait_equal(&expected, &region, PATIENCE).await?;
     let topic = format!("{}.view.items.g1", world.platform.cluster());
     let admin = hutong_transport::admin::Admin::new(&world.kafka)?;
     until("the view's topic to be deleted", PATIENCE, async || {
@@ -135,12 +115,12 @@ async fn tasks_of_a_killed_worker_run_again_in_time() -> Result<()> {
     )
     .await?;
     world.platform.start_worker("w1", "default").await?;
-    share(&world).await?;
+    world.share(&ITEMS).await?;
 
     world.platform.kill("w1")?;
     let killed = Instant::now();
     world.platform.launch_worker("w1", "default")?;
-    delivers(&world).await?;
+    world.delivers(&ITEMS).await?;
     let same = killed.elapsed();
     ensure(same <= Duration::from_secs(10), || {
         format!("the same instance delivered after {same:?}, the bound is 10 s")
@@ -150,7 +130,7 @@ async fn tasks_of_a_killed_worker_run_again_in_time() -> Result<()> {
     world.platform.wait_worker("w2").await?;
     world.platform.kill("w1")?;
     let killed = Instant::now();
-    delivers(&world).await?;
+    world.delivers(&ITEMS).await?;
     let other = killed.elapsed();
     // The session timeout, and what starting takes.
     ensure(other <= Duration::from_secs(15 + 10), || {
@@ -160,19 +140,6 @@ async fn tasks_of_a_killed_worker_run_again_in_time() -> Result<()> {
         "tasks ran again after {same:?} (same instance) and {other:?} (another, session timeout 15 s)"
     );
     Ok(())
-}
-
-async fn delivers(world: &World) -> Result<()> {
-    world
-        .department
-        .connect()
-        .await?
-        .batch_execute("insert into dept.item select max(id) + 1, '370705' from dept.item")
-        .await?;
-    world
-        .wait_equal(EXPECTED, FOUND, PATIENCE)
-        .await
-        .map(|_| ())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,7 +159,7 @@ async fn an_idle_slot_lets_go_of_the_wal_that_others_write() -> Result<()> {
     )
     .await?;
     world.platform.start_worker("w1", "default").await?;
-    share(&world).await?;
+    world.share(&ITEMS).await?;
 
     let client = elsewhere.connect().await?;
     client.batch_execute("create table noise (filling text); alter table noise alter filling set storage external").await?;
@@ -227,7 +194,8 @@ async fn an_idle_slot_lets_go_of_the_wal_that_others_write() -> Result<()> {
         "{mebibytes} MiB written elsewhere; {left} MiB retained {:?} later",
         done.elapsed()
     );
-    delivers(&world)
+    world
+        .delivers(&ITEMS)
         .await
         .context("the stream after the idle advance")
 }

@@ -12,6 +12,50 @@ use serde_json::{Map, Value, json};
 /// The program under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_hutong");
 
+/// A table that a subscriber receives whole as `public.<target>`: by one source connector, one view
+/// and one sink.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share {
+    /// Makes the table in the department's database.
+    pub(crate) setup: &'static str,
+    /// The source connector.
+    pub(crate) source: &'static str,
+    /// The table, as `schema.table`.
+    pub(crate) table: &'static str,
+    /// The columns that leave.
+    pub(crate) columns: &'static [&'static str],
+    /// The view. Its sink connector is `<view>-sink`.
+    pub(crate) view: &'static str,
+    /// The subscriber's table.
+    pub(crate) target: &'static str,
+    /// Adds a row to the department's table.
+    pub(crate) insert: &'static str,
+}
+
+impl Share {
+    /// Returns the view's document.
+    pub(crate) fn document(&self, world: &World) -> Value {
+        let columns: Vec<Value> = self
+            .columns
+            .iter()
+            .map(|name| json!({ "name": name }))
+            .collect();
+        json!({
+            "name": self.view, "share": self.view, "subscriber": "reader",
+            "source": { "topic": world.topic(self.source, self.table) }, "columns": columns,
+        })
+    }
+
+    /// Returns the rows of a table that holds what the department's does, in order, as text.
+    pub(crate) fn rows(&self, table: &str) -> String {
+        let columns = self.columns.join(", ");
+        format!(
+            "select concat_ws('|', {columns}) from {table} order by {}",
+            self.columns[0]
+        )
+    }
+}
+
 /// A running platform, a department's database and a subscriber's.
 pub(crate) struct World {
     pub(crate) platform: Platform,
@@ -70,16 +114,26 @@ impl World {
     /// Returns the configuration of a source connector over the department's database whose topic
     /// prefix, slot and publication are named after it.
     pub(crate) fn source(&self, name: &str, tables: &str) -> Map<String, Value> {
+        self.source_at(&self.department, name, tables)
+    }
+
+    /// Returns the same over another department's database.
+    pub(crate) fn source_at(
+        &self,
+        department: &Database,
+        name: &str,
+        tables: &str,
+    ) -> Map<String, Value> {
         let properties = json!({
             "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
-            "database.hostname": self.department.host,
-            "database.port": self.department.port.to_string(),
+            "database.hostname": department.host,
+            "database.port": department.port.to_string(),
             "database.user": "postgres",
             "database.password": self.platform.secret("postgres"),
-            "database.dbname": self.department.name,
+            "database.dbname": department.name,
             "plugin.name": "pgoutput",
             "topic.prefix": self.prefix(name),
-            "slot.name": format!("{name}_{}", self.department.name),
+            "slot.name": format!("{name}_{}", department.name),
             "publication.name": format!("{name}_publication"),
             "publication.autocreate.mode": "filtered",
             "table.include.list": tables,
@@ -90,12 +144,22 @@ impl World {
     /// Returns the configuration of a sink connector that keeps `public.<table>` of the
     /// subscriber's database equal to a view.
     pub(crate) fn sink(&self, view: &str, table: &str) -> Map<String, Value> {
+        self.sink_at(&self.subscriber, view, table)
+    }
+
+    /// Returns the same into another subscriber's database.
+    pub(crate) fn sink_at(
+        &self,
+        subscriber: &Database,
+        view: &str,
+        table: &str,
+    ) -> Map<String, Value> {
         let properties = json!({
             "connector.class": "io.debezium.connector.jdbc.JdbcSinkConnector",
             "topics": format!("{}.view.{view}", self.platform.cluster()),
             "connection.url": format!(
                 "jdbc:postgresql://{}:{}/{}",
-                self.subscriber.host, self.subscriber.port, self.subscriber.name
+                subscriber.host, subscriber.port, subscriber.name
             ),
             "connection.username": "postgres",
             "connection.password": self.platform.secret("postgres"),
@@ -148,6 +212,44 @@ impl World {
             .ok()
     }
 
+    /// Sets a share up and waits until the subscriber has all its rows.
+    pub(crate) async fn share(&self, share: &Share) -> Result<()> {
+        let department = self.department.connect().await?;
+        department.batch_execute(share.setup).await?;
+        let tables = share.table.replace('.', "\\.");
+        self.create_connector(share.source, self.source(share.source, &tables))
+            .await?;
+        self.wait_state(share.source, "RUNNING").await?;
+        self.create_view(&share.document(self)).await?;
+        self.create_connector(
+            &format!("{}-sink", share.view),
+            self.sink(share.view, share.target),
+        )
+        .await?;
+        self.wait_shared(share).await
+    }
+
+    /// Fails unless a row that the department adds now arrives.
+    pub(crate) async fn delivers(&self, share: &Share) -> Result<()> {
+        let department = self.department.connect().await?;
+        department.batch_execute(share.insert).await?;
+        self.wait_shared(share)
+            .await
+            .with_context(|| format!("a new row of {}", share.table))
+    }
+
+    /// Waits until the subscriber has exactly the rows that the department has now.
+    pub(crate) async fn wait_shared(&self, share: &Share) -> Result<()> {
+        self.wait_shared_at(share, &self.subscriber).await
+    }
+
+    /// Waits for the same at another subscriber of the view.
+    pub(crate) async fn wait_shared_at(&self, share: &Share, subscriber: &Database) -> Result<()> {
+        let expected = texts(&self.department, &share.rows(share.table)).await?;
+        let found = share.rows(&format!("public.{}", share.target));
+        wait_for_rows(subscriber, &found, &expected, PATIENCE).await
+    }
+
     /// Waits until a connector's first task is in a state.
     pub(crate) async fn wait_state(&self, connector: &str, state: &str) -> Result<Value> {
         until(
@@ -174,21 +276,8 @@ impl World {
         patience: Duration,
     ) -> Result<usize> {
         let expected = texts(&self.department, at_department).await?;
-        until(
-            "the subscriber's table to equal the source",
-            patience,
-            async || {
-                let found = match texts(&self.subscriber, at_subscriber).await {
-                    Ok(found) => found,
-                    Err(error) => return Ok(Err(format!("{error:#}"))),
-                };
-                Ok(match first_difference(&expected, &found) {
-                    None => Ok(expected.len()),
-                    Some(difference) => Err(difference),
-                })
-            },
-        )
-        .await
+        wait_for_rows(&self.subscriber, at_subscriber, &expected, patience).await?;
+        Ok(expected.len())
     }
 
     /// Returns all schemas that the registry has, by id.
@@ -212,6 +301,29 @@ impl World {
         }
         Ok(schemas)
     }
+}
+
+async fn wait_for_rows(
+    subscriber: &Database,
+    query: &str,
+    expected: &[String],
+    patience: Duration,
+) -> Result<()> {
+    until(
+        "the subscriber's table to equal the source",
+        patience,
+        async || {
+            let found = match texts(subscriber, query).await {
+                Ok(found) => found,
+                Err(error) => return Ok(Err(format!("{error:#}"))),
+            };
+            Ok(match first_difference(expected, &found) {
+                None => Ok(()),
+                Some(difference) => Err(difference),
+            })
+        },
+    )
+    .await
 }
 
 /// Reads properties of librdkafka as the platform does.

@@ -127,9 +127,9 @@ impl Platform {
             _run: run,
         };
         private_folder(&platform.secrets_dir())?;
-        if !platform.secrets_dir().join("master").exists() {
+        if !platform.worker_secrets_dir().join("master").exists() {
             let master = uuid::Uuid::new_v4().simple().to_string();
-            platform.write_secrets(&[("master", &master)])?;
+            platform.write_worker_secret("master", &master)?;
         }
         platform.configure_control_plane([connect, registry, api])?;
         platform.start_control_plane().await?;
@@ -160,10 +160,16 @@ impl Platform {
         self.folder.join("admin-token")
     }
 
-    /// Returns the folder below which workers resolve secrets.
+    /// Returns the workers' `secrets.dir`: what they need themselves, and a folder per organisation.
+    fn worker_secrets_dir(&self) -> PathBuf {
+        self.folder.join("secrets")
+    }
+
+    /// Returns the folder with the secrets of the platform's connectors, which are those that are
+    /// posted with the administrator's token.
     #[must_use]
     pub fn secrets_dir(&self) -> PathBuf {
-        self.folder.join("secrets")
+        self.worker_secrets_dir().join("platform")
     }
 
     /// Writes secrets, each a file of its own, and returns nothing: they are referred to as
@@ -174,12 +180,18 @@ impl Platform {
     /// If the folder cannot be written.
     pub fn write_secrets(&self, secrets: &[(&str, &str)]) -> Result<()> {
         for (name, value) in secrets {
-            let path = self.secrets_dir().join(name);
-            fs::write(&path, value)
-                .with_context(|| format!("could not write {}", path.display()))?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+            write_secret(&self.secrets_dir(), name, value)?;
         }
         Ok(())
+    }
+
+    /// Writes a secret of the workers' own, such as `master`, for workers that start after this.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be written.
+    pub fn write_worker_secret(&self, name: &str, value: &str) -> Result<()> {
+        write_secret(&self.worker_secrets_dir(), name, value)
     }
 
     /// Returns the reference to a secret that was written.
@@ -204,6 +216,15 @@ impl Platform {
             .with_context(|| format!("could not read {}", file.display()))?;
         self.api = api.with_token(token.trim());
         Ok(())
+    }
+
+    /// Starts the control plane and does not wait.
+    ///
+    /// # Errors
+    ///
+    /// If the program is missing.
+    pub fn launch_control_plane(&mut self) -> Result<()> {
+        self.launch(CONTROL_PLANE, "control-plane")
     }
 
     /// Starts a worker under an instance id, which is also its name here, and waits until it is
@@ -391,18 +412,19 @@ impl Platform {
             (None, _) => port::free()?,
         };
         self.worker_ports.insert(name.to_owned(), port);
-        self.write_secrets(&[("registry-token", self.api.token())])?;
+        self.write_worker_secret("registry-token", self.api.token())?;
+        let own = |name| format!("${{directory:.:{name}}}");
         let options = &self.options;
         let mut config = json!({
             "cluster": options.cluster,
             "location": location,
             "instance_id": name,
             "kafka": options.kafka,
-            "registry": { "url": self.api.registry_url, "token": self.secret("registry-token") },
+            "registry": { "url": self.api.registry_url, "token": own("registry-token") },
             "listen": format!("127.0.0.1:{port}"),
             "data_dir": self.folder.join(format!("{name}-data")),
-            "secrets": { "dir": self.secrets_dir() },
-            "master_secret": self.secret("master"),
+            "secrets": { "dir": self.worker_secrets_dir() },
+            "master_secret": own("master"),
         });
         self.write_config(name, &mut config, &options.worker)
     }
@@ -423,6 +445,13 @@ impl Platform {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         Ok(())
     }
+}
+
+fn write_secret(folder: &Path, name: &str, value: &str) -> Result<()> {
+    let path = folder.join(name);
+    fs::write(&path, value).with_context(|| format!("could not write {}", path.display()))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    Ok(())
 }
 
 fn private_folder(path: &Path) -> Result<()> {
