@@ -86,8 +86,9 @@ pub fn compile(
         errors.push(DocumentError::new(
             "source.topic",
             format!(
-                "table {} has no primary key, so no view can stand on it",
-                table.id
+                "table {table} has no primary key, so no view can stand on it; once its owner has made one \
+                 (ALTER TABLE {table} ADD PRIMARY KEY (…)), capture it anew under another topic.prefix",
+                table = table.id
             ),
         ));
     }

@@ -13,6 +13,7 @@ use tokio_rustls::TlsConnector;
 
 use super::client::{Client, Login};
 use super::error::Error;
+use super::sql;
 use crate::tls;
 
 /// How long reaching the server and logging in may take.
@@ -52,7 +53,9 @@ pub(crate) async fn connect(
             replication: purpose == Purpose::Replication,
             encrypted: stream.encrypted,
         };
-        Client::start(stream.io, &login).await
+        Client::start(stream.io, &login)
+            .await
+            .map_err(|error| explain_login(error, connection))
     };
     tokio::time::timeout(CONNECT_TIMEOUT, whole)
         .await
@@ -63,6 +66,37 @@ pub(crate) async fn connect(
                 CONNECT_TIMEOUT.as_secs()
             )))
         })
+}
+
+/// Says where the log-in failed and what to look at.
+fn explain_login(error: Error, connection: &Connection) -> Error {
+    let Error::Server {
+        message,
+        sqlstate,
+        hint,
+        ..
+    } = error
+    else {
+        return error;
+    };
+    let Connection { user, database, .. } = connection;
+    let user = sql::readable(user);
+    let advice = match sqlstate.as_str() {
+        "28P01" => Some(format!(
+            "check database.user and what database.password refers to, or ALTER ROLE {user} PASSWORD '…';"
+        )),
+        "28000" => Some(format!(
+            "pg_hba.conf needs a line for this worker, such as: hostssl {database} {user} <address> scram-sha-256; what hostssl lets in needs database.sslmode=require or above"
+        )),
+        "3D000" => Some("check database.dbname".to_owned()),
+        _ => None,
+    };
+    Error::Server {
+        doing: format!("log in to {}/{database}", address(connection)),
+        message,
+        sqlstate,
+        hint: hint.or(advice),
+    }
 }
 
 struct Stream {

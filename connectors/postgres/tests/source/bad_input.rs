@@ -36,7 +36,7 @@ async fn a_missing_table_is_named() {
     .await;
     check(
         &text,
-        &["definite: ", "no table is named \"public.missing\""],
+        &["definite: ", "has the name \"public.missing\""],
     );
 }
 

@@ -102,7 +102,9 @@ async fn passwords_and_certificates_are_checked_as_libpq_checks_them() {
     .await;
     check(
         Attempt { password: Some("wrong"), ..base },
-        "definite: could not log in: password authentication failed for user \"plain_user\" (SQLSTATE 28P01)",
+        &format!(
+            "definite: could not log in to 127.0.0.1:{port}/postgres: password authentication failed for user \"plain_user\" (SQLSTATE 28P01) | check database.user"
+        ),
     )
     .await;
     check(
