@@ -103,6 +103,14 @@ impl Evaluator {
         Ok(evaluator)
     }
 
+    /// Checks that a worker's secret is the one that the view is made with, before any row is there.
+    ///
+    /// # Errors
+    /// [`Error::Document`] and [`Error::Secret`], definite.
+    pub fn check_secret(task: &ViewTask, master_secret: Option<&[u8]>) -> Result<(), Error> {
+        check_secret(task, &plan(task)?, master_secret).map(|_| ())
+    }
+
     /// Compiles a view for the topic's keys alone, where no row is left: only
     /// [`Evaluator::key`] may be called.
     ///

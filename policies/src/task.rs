@@ -48,6 +48,9 @@ pub struct ViewTask {
     /// [`crate::secret::fingerprint`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_fingerprint: Option<String>,
+    /// Whether applying the view takes the master secret: it hides a key or hashes a column.
+    #[serde(default)]
+    pub needs_secret: bool,
     /// The version of the share's key, see [`crate::secret`].
     #[serde(default = "first_key_version")]
     pub share_key_version: u32,

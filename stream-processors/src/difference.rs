@@ -31,8 +31,14 @@ use crate::position::{Bytes, Progress};
 use crate::store::{Member, Store};
 use crate::view::{Effects, Row, View};
 
-/// Rows or members looked at in one part, whatever comes out: keeps a part short.
-const LOOKS_MAX: u64 = 20_000;
+/// How much one part may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes that the batch may hold.
+    pub bytes_max: usize,
+    /// Rows or members to look at, whatever comes out.
+    pub looks_max: u64,
+}
 
 /// What a part of a run came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,19 +49,17 @@ pub(crate) enum Part {
     Needs(SchemaId),
 }
 
-/// Does the next part of a view's run, until the batch holds `bytes_max`.
+/// Does the next part of a view's run, and takes what it looked at from the limits.
 pub(crate) fn advance<S: Store>(
     view: &mut View,
     decoders: &Decoders,
     effects: &mut Effects<'_, S>,
-    bytes_max: usize,
+    limits: &mut Limits,
 ) -> Result<Part, Error> {
     match view.position.progress.clone() {
-        Progress::Filling { cursor, sweep } => {
-            fill(view, cursor, sweep, decoders, effects, bytes_max)
-        }
-        Progress::Sweeping { cursor } => sweep(view, cursor, effects, bytes_max),
-        Progress::Expiring => empty(view, effects, bytes_max),
+        Progress::Filling { cursor, sweep } => fill(view, cursor, sweep, decoders, effects, limits),
+        Progress::Sweeping { cursor } => sweep(view, cursor, effects, limits),
+        Progress::Expiring => empty(view, effects, limits),
         Progress::Pending
         | Progress::Live
         | Progress::Suspended { .. }
@@ -70,14 +74,14 @@ fn fill<S: Store>(
     sweep: bool,
     decoders: &Decoders,
     effects: &mut Effects<'_, S>,
-    bytes_max: usize,
+    limits: &mut Limits,
 ) -> Result<Part, Error> {
     let store = effects.store;
     let mut cursor = cursor.map(|bytes| bytes.0);
     let start = cursor.clone();
     let (mut looks, mut through, mut part) = (0, true, Part::Done);
     store.rows_after(start.as_deref(), &mut |key, row| {
-        if looks >= LOOKS_MAX || effects.out.buffer.len() >= bytes_max {
+        if looks >= limits.looks_max || effects.out.buffer.len() >= limits.bytes_max {
             through = false;
             return Ok(false);
         }
@@ -98,6 +102,7 @@ fn fill<S: Store>(
         // A row suspended the view.
         return Ok(Part::Done);
     }
+    limits.looks_max = limits.looks_max.saturating_sub(looks);
     view.position.filled += looks;
     view.position.progress = match (through, sweep) {
         (false, _) => Progress::Filling {
@@ -142,13 +147,12 @@ fn sweep<S: Store>(
     view: &mut View,
     cursor: Option<Bytes>,
     effects: &mut Effects<'_, S>,
-    bytes_max: usize,
+    limits: &mut Limits,
 ) -> Result<Part, Error> {
     let mark = view.position.mark;
     let cursor = cursor.map(|bytes| bytes.0);
-    let (last, through) = remove_members(view, cursor, effects, bytes_max, |member| {
-        member.mark != mark
-    })?;
+    let (last, through) =
+        remove_members(view, cursor, effects, limits, |member| member.mark != mark)?;
     view.position.progress = if through {
         Progress::Live
     } else {
@@ -164,9 +168,9 @@ fn sweep<S: Store>(
 fn empty<S: Store>(
     view: &mut View,
     effects: &mut Effects<'_, S>,
-    bytes_max: usize,
+    limits: &mut Limits,
 ) -> Result<Part, Error> {
-    let (_, through) = remove_members(view, None, effects, bytes_max, |_| true)?;
+    let (_, through) = remove_members(view, None, effects, limits, |_| true)?;
     if through {
         view.position.progress = Progress::Expired;
     }
@@ -179,7 +183,7 @@ fn remove_members<S: Store>(
     view: &mut View,
     cursor: Option<Vec<u8>>,
     effects: &mut Effects<'_, S>,
-    bytes_max: usize,
+    limits: &mut Limits,
     chosen: impl Fn(&Member) -> bool,
 ) -> Result<(Option<Vec<u8>>, bool), Error> {
     let store = effects.store;
@@ -187,7 +191,7 @@ fn remove_members<S: Store>(
     let start = cursor.clone();
     let (mut last, mut looks, mut through) = (cursor, 0, true);
     store.members_after(&id, start.as_deref(), &mut |key, member| {
-        if looks >= LOOKS_MAX || effects.out.buffer.len() >= bytes_max {
+        if looks >= limits.looks_max || effects.out.buffer.len() >= limits.bytes_max {
             through = false;
             return Ok(false);
         }
@@ -199,6 +203,7 @@ fn remove_members<S: Store>(
         last = Some(key.to_vec());
         Ok(true)
     })?;
+    limits.looks_max = limits.looks_max.saturating_sub(looks);
     Ok((last, through))
 }
 

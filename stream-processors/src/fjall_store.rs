@@ -18,12 +18,11 @@ use crate::store::{
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// Memory for what was written and is not on disk yet, per keyspace.
 const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
-/// How many removals go into one batch when members are forgotten.
-const CLEAR_BATCH: usize = 10_000;
 
 const POSITION: &[u8] = b"position";
 
-/// The store.
+/// The store. Clones are the same store: another thread may read one while this one writes.
+#[derive(Clone)]
 pub struct FjallStore {
     database: Database,
     rows: Keyspace,
@@ -114,6 +113,10 @@ impl Store for FjallStore {
         Ok(row.map(|row| row.to_vec()))
     }
 
+    fn has_row(&self, key: &[u8]) -> Result<bool, Error> {
+        self.rows.contains_key(key).map_err(failed("read"))
+    }
+
     fn rows_after(&self, key: Option<&[u8]>, visit: VisitRow<'_>) -> Result<(), Error> {
         let start = key.map_or(Bound::Unbounded, |key| Bound::Excluded(key.to_vec()));
         for entry in self.rows.range::<Vec<u8>, _>((start, Bound::Unbounded)) {
@@ -187,17 +190,15 @@ impl Store for FjallStore {
         self.rows.clear().map_err(failed("clear"))
     }
 
-    fn clear_members(&mut self, view: &ViewId) -> Result<(), Error> {
-        loop {
-            let mut batch = self.database.batch();
-            for entry in self.members.prefix(view.as_bytes()).take(CLEAR_BATCH) {
-                batch.remove(&self.members, entry.key().map_err(failed("read"))?);
-            }
-            if batch.is_empty() {
-                return Ok(());
-            }
-            batch.commit().map_err(failed("clear"))?;
+    fn clear_members(&mut self, view: &ViewId, max: usize) -> Result<bool, Error> {
+        let mut batch = self.database.batch();
+        let mut count = 0;
+        for entry in self.members.prefix(view.as_bytes()).take(max) {
+            batch.remove(&self.members, entry.key().map_err(failed("read"))?);
+            count += 1;
         }
+        batch.commit().map_err(failed("clear"))?;
+        Ok(count < max)
     }
 
     fn views(&self) -> Result<Vec<ViewId>, Error> {

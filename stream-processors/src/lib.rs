@@ -16,12 +16,15 @@ mod header;
 pub mod memory_store;
 mod pending;
 pub mod position;
+pub mod preview;
 pub mod processor;
 pub mod store;
 pub mod view;
 
+pub use difference::Limits;
 pub use error::Error;
 pub use fjall_store::FjallStore;
 pub use memory_store::MemoryStore;
+pub use preview::Preview;
 pub use processor::{Input, Processor, Step};
 pub use store::Store;

@@ -30,6 +30,10 @@ impl Store for MemoryStore {
         Ok(self.rows.get(key).cloned())
     }
 
+    fn has_row(&self, key: &[u8]) -> Result<bool, Error> {
+        Ok(self.rows.contains_key(key))
+    }
+
     fn rows_after(&self, key: Option<&[u8]>, visit: VisitRow<'_>) -> Result<(), Error> {
         for (key, row) in self.rows.range::<[u8], _>(behind(key)) {
             if !visit(key, row)? {
@@ -92,9 +96,19 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn clear_members(&mut self, view: &ViewId) -> Result<(), Error> {
-        self.members.remove(view);
-        Ok(())
+    fn clear_members(&mut self, view: &ViewId, max: usize) -> Result<bool, Error> {
+        let Some(members) = self.members.get_mut(view) else {
+            return Ok(true);
+        };
+        let first: Vec<Vec<u8>> = members.keys().take(max).cloned().collect();
+        for key in first {
+            members.remove(&key);
+        }
+        if members.is_empty() {
+            self.members.remove(view);
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     fn views(&self) -> Result<Vec<ViewId>, Error> {

@@ -23,7 +23,7 @@ pub struct InputPosition {
     /// Counts the commits, so that a store knows whether it reflects the last one.
     pub seq: u64,
     /// Milliseconds since 1970 up to which the input was read: the last record's time, or the clock
-    /// where the end was reached.
+    /// where the end was reached; 0 if nothing was read yet.
     pub read_up_to_ms: i64,
     /// Whether tombstones may have been missed, so that every view must be compared with the rows
     /// once the end of the input is reached.
@@ -49,6 +49,15 @@ pub struct ViewPosition {
     pub filled: u64,
     /// Rows that there were when it began.
     pub total: u64,
+    /// The offset of the output partition behind the first fill of this generation, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fill_end: Option<i64>,
+    /// When the oldest tombstone was written that may lie in a segment to which is still appended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tombstone_ms: Option<i64>,
+    /// The fingerprint of the secret under which keys or hashes of this generation are computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_fingerprint: Option<String>,
     /// What the view is doing.
     #[serde(flatten)]
     pub progress: Progress,
@@ -58,7 +67,8 @@ pub struct ViewPosition {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum Progress {
-    /// Its validity has not begun. Entered at the start; a crash changes nothing; ended by the clock.
+    /// Its validity has not begun, and nothing is in it. Entered at the start, and where a later
+    /// beginning was set; a crash changes nothing; ended by the clock.
     Pending,
     /// Rows of the store are compared with what the view holds, in key order, while changes are
     /// applied as they come. Entered by a new view, a changed policy and a resumption; a crash
@@ -90,10 +100,11 @@ pub enum Progress {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         hint: Option<String>,
     },
-    /// The validity has ended and all members are being deleted. Entered by the clock; a crash goes
-    /// on with the members that are left; ended by the last.
+    /// The validity has ended, or shall begin later, and all members are being deleted. Entered by the
+    /// clock, from every state that may hold members; a crash goes on with the members that are left;
+    /// ended by the last.
     Expiring,
-    /// The validity has ended and nothing is left. Ended by a person only.
+    /// The validity has ended and nothing is left. Ended by a new version only.
     Expired,
     /// It was taken back: nothing is written to its topic, which goes away. Ended by a person only.
     Revoked,

@@ -19,7 +19,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hutong_policies::{ViewState, ViewTask};
+use hutong_policies::{Evaluator, ViewState, ViewTask, secret};
 use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::cell::Cell;
 use hutong_schemas::class::Classified;
@@ -30,7 +30,7 @@ use serde_json::Value;
 
 use crate::Error;
 use crate::decoders::Decoders;
-use crate::difference::{self, Part};
+use crate::difference::{self, Limits, Part};
 use crate::pending::Pending;
 use crate::position::{InputPosition, Progress, VERSION, ViewPosition};
 use crate::store::{Member, Store, StoreBatch, StorePosition, ViewId};
@@ -54,6 +54,9 @@ impl std::fmt::Debug for Input<'_> {
             .finish_non_exhaustive()
     }
 }
+
+/// Members that are forgotten in one go: some milliseconds.
+const CLEARED_AT_ONCE: usize = 2_000;
 
 /// What a call came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +96,16 @@ pub struct Processor<S> {
     secret: Option<Vec<u8>>,
     decoders: Decoders,
     views: Vec<View>,
+    /// Which view's run goes first in the next part.
+    turn: usize,
+    /// Rows in the store.
+    rows: u64,
+    /// Members that nobody will ask for, to be forgotten little by little.
+    garbage: Vec<ViewId>,
+    /// The time at the last tick, and after what time an append begins another segment of a view's
+    /// topic.
+    now_ms: i64,
+    segment_ms: i64,
     /// Views whose positions must be deleted with the next commit.
     gone: BTreeSet<String>,
     pending: Pending,
@@ -118,7 +131,10 @@ impl<S: Store> Processor<S> {
     ) -> Result<Self, Error> {
         let had_position = position.is_some();
         let same_topic = position.filter(|position| position.topic_id == topic_id);
-        let is_stale = |read_up_to_ms: i64| now_ms.saturating_sub(read_up_to_ms) > stale_after_ms;
+        // Where nothing was read, nothing can have been missed.
+        let is_stale = |read_up_to_ms: i64| {
+            read_up_to_ms != 0 && now_ms.saturating_sub(read_up_to_ms) > stale_after_ms
+        };
         let must_compare = match &same_topic {
             Some(position) => position.must_compare || is_stale(position.read_up_to_ms),
             None => had_position,
@@ -140,9 +156,16 @@ impl<S: Store> Processor<S> {
                 topic_id: topic_id.to_owned(),
                 next_offset: 0,
                 seq: 0,
-                read_up_to_ms: now_ms,
+                read_up_to_ms: 0,
                 must_compare,
             })
+        };
+        let rows = match store.position()? {
+            Some(StorePosition {
+                rows: Some(rows), ..
+            }) => rows,
+            Some(_) => store.count_rows()?,
+            None => 0,
         };
         Ok(Self {
             store,
@@ -151,6 +174,11 @@ impl<S: Store> Processor<S> {
             secret,
             decoders: Decoders::default(),
             views: Vec::new(),
+            turn: 0,
+            rows,
+            garbage: Vec::new(),
+            now_ms,
+            segment_ms: i64::MAX,
             gone: BTreeSet::new(),
             pending: Pending::default(),
             saved: position.clone(),
@@ -173,7 +201,7 @@ impl<S: Store> Processor<S> {
             && store_position
                 .as_ref()
                 .is_some_and(|stored| stored.seq == self.position.seq);
-        let total = self.store.count_rows()?;
+        let total = self.rows;
         let mut before: BTreeMap<String, View> = std::mem::take(&mut self.views)
             .into_iter()
             .map(|view| (view.task.name.clone(), view))
@@ -192,6 +220,11 @@ impl<S: Store> Processor<S> {
             let was_suspended = matches!(&base, Some(position) if matches!(position.progress, Progress::Suspended { .. }));
             self.gone.remove(&task.name);
             let mut view = take_up(task, base, committed, total, running.is_none());
+            if let Some(running) = &running {
+                view.refused = running.refused;
+            }
+            (view.now_ms, view.segment_ms) = (self.now_ms, self.segment_ms);
+            check_secret(&mut view, self.secret.as_deref());
             let has_ended = view.position.progress.has_ended();
             let known = !was_suspended
                 && (running.is_some()
@@ -231,13 +264,31 @@ impl<S: Store> Processor<S> {
         Ok(Rebuild { members, rows_from })
     }
 
-    /// Forgets members of views that are not here, and of those that will be read anew.
+    /// Forgets members of those that will be read anew, and remembers to forget those of views that
+    /// are not here: there may be millions, and the other views wait meanwhile.
     fn forget_other_members(&mut self, rebuilt: &[usize]) -> Result<(), Error> {
+        self.garbage.clear();
         for id in self.store.views()? {
-            let here = self.views.iter().position(|view| view.id == id);
-            if here.is_none_or(|index| rebuilt.contains(&index)) {
-                self.store.clear_members(&id)?;
+            match self.views.iter().position(|view| view.id == id) {
+                Some(index) if rebuilt.contains(&index) => {
+                    while !self.store.clear_members(&id, CLEARED_AT_ONCE)? {}
+                }
+                Some(_) => {}
+                None => self.garbage.push(id),
             }
+        }
+        Ok(())
+    }
+
+    /// Forgets some members of views that are gone. To be called between batches.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn tidy(&mut self) -> Result<(), Error> {
+        if let Some(id) = self.garbage.last()
+            && self.store.clear_members(id, CLEARED_AT_ONCE)?
+        {
+            self.garbage.pop();
         }
         Ok(())
     }
@@ -311,6 +362,8 @@ impl<S: Store> Processor<S> {
         }
         let mut position = self.unknown_members()?;
         position.next_offset = next_offset;
+        self.rows = self.rows_after(&batch)?;
+        position.rows = Some(self.rows);
         self.store.apply(batch, &position)?;
         Ok(Step::Done)
     }
@@ -322,7 +375,7 @@ impl<S: Store> Processor<S> {
     /// # Errors
     /// [`Error::Store`].
     pub fn rebuilt(&mut self) -> Result<(), Error> {
-        let total = self.store.count_rows()?;
+        let total = self.rows;
         for view in &mut self.views {
             if matches!(view.position.progress, Progress::Filling { .. }) {
                 view.position.total = view.position.total.max(total);
@@ -349,7 +402,27 @@ impl<S: Store> Processor<S> {
             next_offset: self.position.next_offset,
             seq: self.position.seq,
             read_up_to_ms: self.position.read_up_to_ms,
+            rows: Some(self.rows),
         }
+    }
+
+    /// Returns how many rows there are once a batch has entered.
+    fn rows_after(&self, batch: &StoreBatch) -> Result<u64, Error> {
+        // A key may stand in a batch more than once; the last counts.
+        let mut seen = std::collections::HashMap::new();
+        let mut rows = self.rows;
+        for (key, row) in &batch.rows {
+            let was_there = match seen.insert(key.as_slice(), row.is_some()) {
+                Some(was_there) => was_there,
+                None => self.store.has_row(key)?,
+            };
+            match (was_there, row.is_some()) {
+                (false, true) => rows += 1,
+                (true, false) => rows = rows.saturating_sub(1),
+                (true, true) | (false, false) => {}
+            }
+        }
+        Ok(rows)
     }
 
     /// Gives a schema that was asked for, of keys or of envelopes.
@@ -360,32 +433,89 @@ impl<S: Store> Processor<S> {
         self.decoders.add(id, schema)
     }
 
-    /// Lets time pass: validity begins and ends. `now_ms` must be the later of the clocks that are
-    /// known, so that no view lives longer by a clock that is behind.
+    /// Lets time pass: validity begins and ends. Validity ends by `latest_ms`, which must be the later
+    /// of the clocks that are known, and begins by `earliest_ms`, the earlier: so that no view lives
+    /// longer by a clock that is behind, nor begins sooner by one that is ahead.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub fn tick(&mut self, now_ms: i64) -> Result<(), Error> {
+    pub fn tick(&mut self, earliest_ms: i64, latest_ms: i64) -> Result<(), Error> {
+        self.now_ms = latest_ms;
         for view in &mut self.views {
-            let ended = view
-                .task
-                .valid_until_ms
-                .is_some_and(|until| until <= now_ms);
-            let begun = view
-                .task
-                .document
-                .valid_from_ms()
-                .is_none_or(|from| from <= now_ms);
+            (view.now_ms, view.segment_ms) = (latest_ms, self.segment_ms);
+            let until = view.task.valid_until_ms;
+            let ended = until.is_some_and(|until| until <= latest_ms);
+            let from = view.task.document.valid_from_ms();
+            let begun = from.is_none_or(|from| from <= earliest_ms);
             match &view.position.progress {
                 Progress::Pending if ended => view.position.progress = Progress::Expired,
-                Progress::Pending if begun => view.begin(self.store.count_rows()?),
-                progress if ended && progress.applies_changes() => {
-                    view.position.progress = Progress::Expiring
+                Progress::Pending if begun => view.begin(self.rows),
+                Progress::Expired if !ended && !begun => {
+                    view.position.progress = Progress::Pending;
+                }
+                // What is suspended can still be deleted, which takes keys only, unless they are not
+                // known.
+                Progress::Suspended { .. } if ended && !view.is_unreadable && !view.refused => {
+                    view.position.progress = Progress::Expiring;
+                }
+                progress if (ended || !begun) && progress.applies_changes() => {
+                    view.position.progress = Progress::Expiring;
                 }
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// Says after what time an append begins another segment of a view's topic.
+    pub fn set_segment_ms(&mut self, segment_ms: i64) {
+        self.segment_ms = segment_ms;
+    }
+
+    /// Returns the views of which a tombstone lies in a segment that nothing ends, as indices. Their
+    /// partition's last record must be written again, because only an append ends a segment, and
+    /// what the tombstone withdrew is there until it has ended.
+    #[must_use]
+    pub fn repeats_due(&self) -> Vec<usize> {
+        let due = self.views.iter().enumerate();
+        let due = due.filter(|(_, view)| view.is_repeat_due());
+        due.map(|(index, _)| index).collect()
+    }
+
+    /// Writes the last record of a view's partition again; `None` if it holds none any more.
+    pub fn repeat(
+        &mut self,
+        view: usize,
+        record: Option<(&[u8], Option<&[u8]>)>,
+        out: &mut RecordBatch,
+    ) {
+        let secret = self.secret.as_deref();
+        let (pending, partition) = (&mut self.pending, self.partition);
+        let mut effects = difference::effects(&self.store, pending, out, partition, secret);
+        let view = &mut self.views[view];
+        match record {
+            Some((key, value)) => view.repeat(key, value, &mut effects),
+            None => view.position.tombstone_ms = None,
+        }
+    }
+
+    /// Returns the views whose generation is filled and of which it is not known where, as indices. To
+    /// be called between batches.
+    #[must_use]
+    pub fn fills_ended(&self) -> Vec<usize> {
+        let ended = self.views.iter().enumerate().filter(|(_, view)| {
+            let is_live = matches!(view.position.progress, Progress::Live);
+            is_live && view.position.fill_end.is_none() && view.is_committed()
+        });
+        ended.map(|(index, _)| index).collect()
+    }
+
+    /// Says where a view's generation was filled: an offset of the output's partition behind every
+    /// record of the fill, a later one too. It is committed with the next batch.
+    pub fn set_fill_end(&mut self, view: usize, offset: i64) {
+        let view = &mut self.views[view];
+        view.position.fill_end = Some(offset);
+        view.save();
     }
 
     /// Returns the source transaction of a record: `Ok(None)` if it cannot be told apart from the
@@ -509,7 +639,7 @@ impl<S: Store> Processor<S> {
     pub fn at_end(&mut self) -> Result<(), Error> {
         if self.position.must_compare && self.pending.is_empty() {
             self.position.must_compare = false;
-            let total = self.store.count_rows()?;
+            let total = self.rows;
             for view in self
                 .views
                 .iter_mut()
@@ -532,26 +662,32 @@ impl<S: Store> Processor<S> {
         })
     }
 
-    /// Does the next part of every difference run, until the batch holds `bytes_max`.
+    /// Does the next part of the difference runs, as far as the limits go. Runs take turns at being
+    /// first.
     ///
     /// # Errors
     /// As [`Processor::change`].
-    pub fn difference(&mut self, out: &mut RecordBatch, bytes_max: usize) -> Result<Step, Error> {
-        for view in &mut self.views {
+    pub fn difference(&mut self, out: &mut RecordBatch, limits: Limits) -> Result<Step, Error> {
+        let mut limits = limits;
+        let count = self.views.len();
+        for index in (0..count).map(|index| (index + self.turn) % count) {
             let secret = self.secret.as_deref();
             let mut effects =
                 difference::effects(&self.store, &mut self.pending, out, self.partition, secret);
+            let view = &mut self.views[index];
             if let Part::Needs(schema) =
-                difference::advance(view, &self.decoders, &mut effects, bytes_max)?
+                difference::advance(view, &self.decoders, &mut effects, &mut limits)?
             {
                 return Ok(Step::Needs(schema));
             }
         }
+        self.turn = self.turn.wrapping_add(1);
         Ok(Step::Done)
     }
 
     /// Ends a batch: returns the positions to commit with it, by sub; `None` deletes one. The batch
-    /// covers the input up to `next_offset`, read up to the time `read_up_to_ms`.
+    /// covers the input up to `next_offset`, read up to the time `read_up_to_ms`: that of its last
+    /// record, but not one to come, or the clock where that was the partition's end.
     pub fn positions(
         &mut self,
         next_offset: i64,
@@ -559,7 +695,7 @@ impl<S: Store> Processor<S> {
     ) -> Vec<(String, Option<Value>)> {
         self.position.next_offset = next_offset;
         self.position.seq += 1;
-        self.position.read_up_to_ms = self.position.read_up_to_ms.max(read_up_to_ms);
+        self.position.read_up_to_ms = read_up_to_ms;
         let json = |position: &ViewPosition| {
             serde_json::to_value(position).expect("a position is representable in JSON")
         };
@@ -580,8 +716,10 @@ impl<S: Store> Processor<S> {
     /// # Errors
     /// [`Error::Store`]. The store is then behind; a new start brings it up.
     pub fn committed(&mut self) -> Result<(), Error> {
+        let batch = self.pending.take();
+        self.rows = self.rows_after(&batch)?;
         let position = self.store_position();
-        self.store.apply(self.pending.take(), &position)?;
+        self.store.apply(batch, &position)?;
         self.saved = self.position.clone();
         self.gone.clear();
         self.views.iter_mut().for_each(View::committed);
@@ -617,11 +755,20 @@ impl<S: Store> Processor<S> {
                 .any(|view| view.committed.as_ref() != Some(&view.position))
     }
 
-    /// Suspends a view whose members could not be read.
+    /// Suspends a view whose members could not be read. It must be taken up again before it can
+    /// resume.
     pub fn cannot_rebuild(&mut self, view: usize, error: &(impl Classified + 'static)) {
         let view = &mut self.views[view];
         view.suspend(error);
+        view.refused = true;
+        view.is_unreadable = true;
         view.save();
+    }
+
+    /// Returns whether there is a view whose members could not be read.
+    #[must_use]
+    pub fn has_unreadable(&self) -> bool {
+        self.views.iter().any(|view| view.is_unreadable)
     }
 
     /// Suspends the views that write to a topic, because their output is refused. To be called after
@@ -650,8 +797,9 @@ impl<S: Store> Processor<S> {
     /// # Errors
     /// [`Error::Store`].
     pub fn resume_refused(&mut self) -> Result<(), Error> {
-        let total = self.store.count_rows()?;
-        for view in self.views.iter_mut().filter(|view| view.refused) {
+        let total = self.rows;
+        let resumable = |view: &&mut View| view.refused && !view.is_unreadable;
+        for view in self.views.iter_mut().filter(resumable) {
             view.begin_difference(total);
             view.save();
         }
@@ -662,6 +810,11 @@ impl<S: Store> Processor<S> {
     #[must_use]
     pub fn views(&self) -> &[View] {
         &self.views
+    }
+
+    /// Returns the store.
+    pub fn store(&self) -> &S {
+        &self.store
     }
 
     /// Gives the store back.
@@ -689,6 +842,9 @@ fn take_up(
         mark: 1,
         filled: 0,
         total,
+        fill_end: None,
+        tombstone_ms: None,
+        secret_fingerprint: None,
         progress,
     };
     let mut run = false;
@@ -721,6 +877,26 @@ fn take_up(
         view.begin_difference(total);
     }
     view
+}
+
+/// Suspends a view whose keys or hashes were computed under another secret than ours: all of them
+/// would be others, and what is there could not be found to be deleted.
+fn check_secret(view: &mut View, master: Option<&[u8]>) {
+    let has_begun = view.position.progress.applies_changes()
+        || matches!(view.position.progress, Progress::Pending);
+    if !view.task.needs_secret || !has_begun {
+        return;
+    }
+    let known = view.task.secret_fingerprint.clone();
+    let known = known.or_else(|| view.position.secret_fingerprint.clone());
+    let task = ViewTask {
+        secret_fingerprint: known,
+        ..view.task.clone()
+    };
+    match Evaluator::check_secret(&task, master) {
+        Ok(()) => view.position.secret_fingerprint = master.map(secret::fingerprint),
+        Err(error) => view.suspend(&error),
+    }
 }
 
 /// A run that must sweep begins again where the marks were lost.

@@ -81,6 +81,9 @@ pub struct StorePosition {
     pub seq: u64,
     /// Milliseconds since 1970 up to which the input was read when the rows were what they are.
     pub read_up_to_ms: i64,
+    /// How many rows there are, so that nobody must count them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
 }
 
 /// Changes that enter a store together.
@@ -106,6 +109,8 @@ pub trait Store {
     fn position(&self) -> Result<Option<StorePosition>, Error>;
     /// Returns a row.
     fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
+    /// Returns whether there is a row.
+    fn has_row(&self, key: &[u8]) -> Result<bool, Error>;
     /// Visits the rows behind a key, or all.
     fn rows_after(&self, key: Option<&[u8]>, visit: VisitRow<'_>) -> Result<(), Error>;
     /// Counts the rows.
@@ -123,9 +128,10 @@ pub trait Store {
     fn apply(&mut self, batch: StoreBatch, position: &StorePosition) -> Result<(), Error>;
     /// Forgets all rows and the position.
     fn clear_rows(&mut self) -> Result<(), Error>;
-    /// Forgets a view's members. Not atomic: callers first make the position say that members are
-    /// not known.
-    fn clear_members(&mut self, view: &ViewId) -> Result<(), Error>;
+    /// Forgets up to `max` members of a view and returns whether none is left. Not atomic with anything:
+    /// callers first make the position say that members are not known, or mean members that nobody
+    /// will ask for.
+    fn clear_members(&mut self, view: &ViewId, max: usize) -> Result<bool, Error>;
     /// Returns the views that have members.
     fn views(&self) -> Result<Vec<ViewId>, Error>;
 }

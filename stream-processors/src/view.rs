@@ -45,8 +45,13 @@ pub struct View {
     pub(crate) rows: u64,
     /// Position and members as they are after an abort.
     saved: (ViewPosition, u64),
-    /// The output was refused, so that trying again may help.
+    /// The output was refused, or could not be read, so that trying again may help.
     pub(crate) refused: bool,
+    /// What the view holds could not be read.
+    pub(crate) is_unreadable: bool,
+    /// The time, and after what time an append begins another segment.
+    pub(crate) now_ms: i64,
+    pub(crate) segment_ms: i64,
     evaluators: HashMap<SchemaId, Evaluator>,
     key_evaluators: HashMap<SchemaId, Evaluator>,
     scratch: Scratch,
@@ -118,6 +123,9 @@ impl View {
             committed,
             rows: 0,
             refused: false,
+            is_unreadable: false,
+            now_ms: 0,
+            segment_ms: i64::MAX,
             evaluators: HashMap::new(),
             key_evaluators: HashMap::new(),
             scratch: Scratch::default(),
@@ -285,6 +293,45 @@ impl View {
         }
     }
 
+    /// Appends a record of the view's topic again, as it is there.
+    pub(crate) fn repeat<S>(
+        &mut self,
+        key: &[u8],
+        value: Option<&[u8]>,
+        effects: &mut Effects<'_, S>,
+    ) {
+        self.scratch.key.clear();
+        self.scratch.key.extend_from_slice(key);
+        self.scratch.value.clear();
+        self.scratch
+            .value
+            .extend_from_slice(value.unwrap_or_default());
+        self.write(value.is_some(), None, effects);
+        // A tombstone that is repeated had its own hour.
+        self.position.tombstone_ms = None;
+    }
+
+    /// Returns whether a tombstone has waited for its segment to end for as long as a segment is
+    /// appended to: the next record, whatever it is, begins another.
+    pub(crate) fn is_repeat_due(&self) -> bool {
+        let is_written_to = match self.position.progress {
+            Progress::Filling { .. }
+            | Progress::Sweeping { .. }
+            | Progress::Live
+            | Progress::Expiring
+            | Progress::Expired
+            | Progress::Pending => true,
+            Progress::Suspended { .. } | Progress::Revoked => false,
+        };
+        is_written_to && self.segment_is_over()
+    }
+
+    fn segment_is_over(&self) -> bool {
+        self.position
+            .tombstone_ms
+            .is_some_and(|at| self.now_ms.saturating_sub(at) >= self.segment_ms)
+    }
+
     /// Appends a record: the key in the scratch buffer, with the value there or as a tombstone.
     fn write<S>(
         &mut self,
@@ -292,6 +339,12 @@ impl View {
         head: Option<&EventHead>,
         effects: &mut Effects<'_, S>,
     ) {
+        if self.segment_is_over() {
+            self.position.tombstone_ms = None;
+        }
+        if !with_value {
+            self.position.tombstone_ms.get_or_insert(self.now_ms);
+        }
         header::write(head, self.task.version, &mut self.scratch.header);
         let out = &mut *effects.out;
         let mut append = |bytes: &[u8]| {
@@ -326,6 +379,11 @@ impl View {
             error: text,
             hint: error.hint(),
         };
+    }
+
+    /// Returns whether nothing has changed since the last commit.
+    pub(crate) fn is_committed(&self) -> bool {
+        self.committed.as_ref() == Some(&self.position)
     }
 
     /// Makes an abort return to what holds now.

@@ -4,9 +4,11 @@ use hutong_policies::{ViewState, ViewTask};
 use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::class::{Class, Classified};
 use hutong_stream_processors::position::Progress;
-use hutong_stream_processors::{MemoryStore, Processor};
+use hutong_stream_processors::{Limits, MemoryStore, Processor};
 
-use crate::world::{Kafka, Row, SECRET, Table, adopt, apply, settle, start, view};
+use crate::world::{
+    Kafka, Row, SECRET, Table, adopt, apply, difference, generation, settle, start, view,
+};
 
 const NOW: i64 = 1_000;
 
@@ -352,4 +354,302 @@ fn nothing_ungranted_is_written() {
             "{text}"
         );
     }
+}
+
+impl Scene {
+    /// Lets a batch without input commit at a time.
+    fn commit_at(&mut self, now_ms: i64) -> usize {
+        self.processor.tick(now_ms, now_ms).unwrap();
+        let mut out = RecordBatch::default();
+        let limits = Limits {
+            bytes_max: usize::MAX,
+            looks_max: u64::MAX,
+        };
+        difference(&mut self.processor, &mut out, limits);
+        self.commit(&out, now_ms)
+    }
+
+    fn commit(&mut self, out: &RecordBatch, now_ms: i64) -> usize {
+        let next = self.processor.position().next_offset;
+        let positions = self.processor.positions(next, now_ms);
+        self.kafka.commit(out, positions);
+        self.processor.committed().unwrap();
+        out.records.len()
+    }
+
+    fn restart(&mut self) {
+        let table = Table::new();
+        let old = start(MemoryStore::default(), &Kafka::default(), &table, &[], NOW);
+        let store = std::mem::replace(&mut self.processor, old).into_store();
+        self.processor = start(store, &self.kafka, &self.table, &self.tasks, NOW);
+    }
+}
+
+fn filled(tasks: Vec<ViewTask>) -> Scene {
+    let mut scene = Scene::new(tasks);
+    scene.table.begin();
+    for id in 0..20 {
+        scene.table.upsert(row(id, "370705"));
+    }
+    scene.settle();
+    scene
+}
+
+#[test]
+fn another_generation_is_filled_from_the_state_and_the_closed_one_is_left_alone() {
+    let mut scene = filled(vec![s03()]);
+    let before = scene.kafka.outputs["hutong.view.s03.g1"].len();
+    let narrowed = view("s03", 2, &[("name", None)], Some("region = '370705'"));
+    scene.tasks[0] = generation(narrowed, 2);
+    scene.adopt();
+    scene.table.begin();
+    scene.table.upsert(row(20, "370705"));
+    scene.settle();
+    assert_eq!(scene.kafka.outputs["hutong.view.s03.g1"].len(), before);
+    assert_eq!(scene.rows(0), 21);
+    let position = scene.processor.views()[0].position();
+    assert_eq!((position.generation, position.version), (2, 2));
+}
+
+#[test]
+fn where_a_generation_was_filled_is_committed_and_survives_a_restart() {
+    let mut scene = filled(vec![s03()]);
+    assert_eq!(scene.processor.fills_ended(), [0]);
+    scene.processor.set_fill_end(0, 42);
+    assert!(scene.processor.has_changes());
+    scene.commit_at(NOW);
+    assert!(scene.processor.fills_ended().is_empty());
+    scene.restart();
+    assert_eq!(scene.processor.views()[0].position().fill_end, Some(42));
+    // A change in place keeps it, another generation has its own.
+    scene.tasks[0].version = 2;
+    scene.adopt();
+    scene.settle();
+    assert_eq!(scene.processor.views()[0].position().fill_end, Some(42));
+    scene.tasks[0] = generation(scene.tasks[0].clone(), 2);
+    scene.tasks[0].version = 3;
+    scene.adopt();
+    assert!(scene.processor.fills_ended().is_empty());
+    scene.settle();
+    assert_eq!(scene.processor.fills_ended(), [0]);
+}
+
+#[test]
+fn validity_may_begin_later_and_end_earlier_while_a_view_lives() {
+    let mut scene = filled(vec![s03()]);
+    assert_eq!(scene.rows(0), 20);
+    // 2033-05-18T03:33:20Z is 2,000,000,000 s since 1970.
+    scene.tasks[0].document.valid_from = Some("2033-05-18T03:33:20Z".to_owned());
+    scene.tasks[0].version = 2;
+    scene.adopt();
+    scene.settle();
+    assert_eq!(scene.rows(0), 0, "what begins later is not there now");
+    assert_eq!(*scene.progress(0), Progress::Pending);
+    let begins = 2_000_000_000_000;
+    // A clock ahead of the other does not begin it.
+    scene.processor.tick(begins - 1, begins + 1).unwrap();
+    assert_eq!(*scene.progress(0), Progress::Pending);
+    scene.commit_at(begins);
+    scene.commit_at(begins);
+    assert_eq!(scene.rows(0), 20);
+    scene.tasks[0].valid_until_ms = Some(begins + 10);
+    scene.tasks[0].version = 3;
+    scene.adopt();
+    scene.commit_at(begins + 9);
+    assert_eq!(scene.rows(0), 20);
+    scene.commit_at(begins + 10);
+    scene.commit_at(begins + 10);
+    assert_eq!(scene.rows(0), 0);
+    assert_eq!(*scene.progress(0), Progress::Expired);
+    // And a later end brings it back.
+    scene.tasks[0].valid_until_ms = Some(begins + 1_000);
+    scene.tasks[0].version = 4;
+    scene.adopt();
+    for _ in 0..3 {
+        scene.commit_at(begins + 11);
+    }
+    assert_eq!(scene.rows(0), 20);
+}
+
+#[test]
+fn a_suspended_view_expires_too() {
+    let mut scene = filled(vec![s03()]);
+    scene.tasks[0].secret_fingerprint = Some("another".to_owned());
+    scene.tasks[0].valid_until_ms = Some(NOW + 100);
+    scene.adopt();
+    assert!(matches!(scene.progress(0), Progress::Suspended { .. }));
+    scene.commit_at(NOW + 50);
+    assert_eq!(
+        scene.rows(0),
+        20,
+        "what it holds stays while it is suspended"
+    );
+    scene.commit_at(NOW + 100);
+    assert_eq!(scene.rows(0), 0);
+    assert_eq!(*scene.progress(0), Progress::Expired);
+}
+
+#[test]
+fn another_secret_stops_a_view_at_once_and_the_first_one_brings_it_back() {
+    let mut scene = filled(vec![s03(), view("clear", 1, &[("id", None)], None)]);
+    let restart = |scene: &mut Scene, secret: &[u8]| {
+        let store = MemoryStore::default();
+        let mut processor = Processor::new(
+            store,
+            3,
+            "table id",
+            Some(secret.to_vec()),
+            scene.kafka.position.clone(),
+            NOW,
+            1_000_000,
+        )
+        .unwrap();
+        let positions = scene.kafka.views.clone();
+        adopt(
+            &mut processor,
+            &scene.kafka,
+            &scene.table,
+            &scene.tasks,
+            &positions,
+        );
+        scene.processor = processor;
+    };
+    // The task does not name the secret: the position does.
+    scene.tasks[0].secret_fingerprint = None;
+    restart(&mut scene, b"another secret, of sufficient length");
+    let Progress::Suspended { class, error, .. } = scene.progress(0).clone() else {
+        panic!("{:?}", scene.progress(0));
+    };
+    assert_eq!(class, Class::Definite);
+    assert!(error.contains("master secret"), "{error}");
+    scene.table.begin();
+    scene.table.delete(3);
+    scene.settle();
+    assert_eq!(
+        (scene.rows(0), scene.rows(1)),
+        (20, 19),
+        "the other goes on"
+    );
+    restart(&mut scene, SECRET);
+    scene.settle();
+    assert_eq!((scene.rows(0), scene.rows(1)), (19, 19));
+}
+
+#[test]
+fn a_tombstone_is_followed_by_a_repeat_once_its_segment_could_end() {
+    let mut scene = filled(vec![s03()]);
+    let hour = 3_600_000;
+    scene.processor.set_segment_ms(hour);
+    scene.processor.tick(NOW, NOW).unwrap();
+    assert!(scene.processor.repeats_due().is_empty());
+    scene.table.begin();
+    scene.table.delete(7);
+    scene.settle();
+    scene.restart();
+    scene.processor.set_segment_ms(hour);
+    scene
+        .processor
+        .tick(NOW + hour - 1, NOW + hour - 1)
+        .unwrap();
+    assert!(scene.processor.repeats_due().is_empty());
+    scene.processor.tick(NOW + hour, NOW + hour).unwrap();
+    assert_eq!(scene.processor.repeats_due(), [0]);
+    let last = scene.kafka.outputs["hutong.view.s03.g1"]
+        .last()
+        .unwrap()
+        .clone();
+    let mut out = RecordBatch::default();
+    let record = (last.key.as_slice(), last.value.as_deref());
+    scene.processor.repeat(0, Some(record), &mut out);
+    let written = &out.records[0];
+    assert_eq!(out.buffer[written.key.clone().unwrap()], last.key);
+    assert_eq!(written.value, None, "the last record was the tombstone");
+    assert_eq!(out.buffer[written.header.clone().unwrap()], *b"v1 policy=1");
+    let next = scene.processor.position().next_offset;
+    drop(scene.processor.positions(next, NOW));
+    scene.processor.committed().unwrap();
+    scene
+        .processor
+        .tick(NOW + 9 * hour, NOW + 9 * hour)
+        .unwrap();
+    assert!(scene.processor.repeats_due().is_empty(), "once is enough");
+
+    // Any record ends the segment as well.
+    scene.table.begin();
+    scene.table.delete(8);
+    scene.settle();
+    scene.processor.tick(NOW + hour, NOW + hour).unwrap();
+    assert_eq!(scene.processor.repeats_due(), [0]);
+    scene.table.begin();
+    scene.table.upsert(row(9, "370702"));
+    scene.table.upsert(row(10, "370705"));
+    let mut out = RecordBatch::default();
+    let next = apply(&mut scene.processor, &scene.table, usize::MAX, &mut out);
+    let positions = scene.processor.positions(next, NOW);
+    scene.kafka.commit(&out, positions);
+    scene.processor.committed().unwrap();
+    assert!(scene.processor.repeats_due().is_empty());
+}
+
+#[test]
+fn runs_of_several_views_take_turns() {
+    let clear = |name: &str| view(name, 1, &[("id", None)], None);
+    let mut scene = filled(vec![clear("one"), clear("two"), clear("three")]);
+    for task in &mut scene.tasks {
+        task.version = 2;
+        task.document.columns[0].name = "amount".to_owned();
+    }
+    scene.tasks = ["one", "two", "three"]
+        .map(|name| generation(view(name, 2, &[("amount", None)], None), 2))
+        .to_vec();
+    scene.adopt();
+    scene.processor.tick(NOW, NOW).unwrap();
+    for _ in 0..6 {
+        let mut out = RecordBatch::default();
+        let limits = Limits {
+            bytes_max: usize::MAX,
+            looks_max: 5,
+        };
+        difference(&mut scene.processor, &mut out, limits);
+        assert!(out.records.len() <= 5);
+        scene.commit(&out, NOW);
+    }
+    let filled: Vec<usize> = (0..3).map(|view| scene.rows(view)).collect();
+    assert_eq!(filled, [10, 10, 10]);
+}
+
+#[test]
+fn a_preview_counts_what_a_change_would_move() {
+    use hutong_schemas::envelope::event_schemas;
+    use hutong_stream_processors::preview::{Counted, Counts};
+    let mut scene = filled(vec![s03()]);
+    scene.table.begin();
+    for id in 20..26 {
+        scene.table.upsert(row(id, "370702"));
+    }
+    scene.settle();
+    let then = view(
+        "s03",
+        2,
+        &[("name", None)],
+        Some("region = '370702' OR id < 4"),
+    );
+    let now = scene.tasks[0].clone();
+    let mut preview = hutong_stream_processors::Preview::new(now, then, Some(SECRET.to_vec()));
+    let counts = loop {
+        match preview.advance(scene.processor.store(), 4).unwrap() {
+            Counted::Done(counts) => break counts,
+            Counted::More => {}
+            Counted::Needs(id) => {
+                let schemas = event_schemas(crate::world::TOPIC, &crate::world::table()).unwrap();
+                preview.add_schema(id, &schemas.value).unwrap();
+            }
+        }
+    };
+    let expected = Counts {
+        enter: 6,
+        leave: 16,
+        stay: 4,
+    };
+    assert_eq!(counts, expected);
 }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use hutong_policies::ViewTask;
 use hutong_schemas::batch::RecordBatch;
-use hutong_stream_processors::MemoryStore;
+use hutong_stream_processors::{Limits, MemoryStore};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::world::{Kafka, Row, Table, adopt, apply, difference, settle, start, view};
+use crate::world::{Kafka, Row, Table, adopt, apply, difference, generation, settle, start, view};
 
 const RUNS: u64 = 150;
 const STEPS: usize = 120;
@@ -86,12 +86,55 @@ struct Wanted {
     task: ViewTask,
 }
 
+impl Wanted {
+    /// The same view under another condition.
+    fn changed(&self, condition: usize, version: u64) -> Self {
+        let changed = wanted(self.shape, condition, version);
+        Self {
+            task: generation(
+                ViewTask {
+                    share_key_version: self.task.share_key_version,
+                    ..changed.task
+                },
+                self.task.generation,
+            ),
+            ..changed
+        }
+    }
+
+    /// The same view under another key, and so in another generation.
+    fn rotated(&self, version: u64) -> Self {
+        let task = ViewTask {
+            version,
+            share_key_version: self.task.share_key_version + 1,
+            ..self.task.clone()
+        };
+        Self {
+            task: generation(task, self.task.generation + 1),
+            ..self.clone()
+        }
+    }
+}
+
 fn wanted(shape: usize, condition: usize, version: u64) -> Wanted {
     let Shape { name, columns, .. } = SHAPES[shape];
     Wanted {
         shape,
         condition,
         task: view(name, version, columns, CONDITIONS[condition].0),
+    }
+}
+
+/// Every record of a commit is written under the policy in force, to the generation in force.
+fn check_commit(out: &RecordBatch, views: &[Wanted], seed: u64) {
+    for record in &out.records {
+        let topic = &out.topics[usize::try_from(record.topic).unwrap()];
+        let wanted = views.iter().find(|wanted| *wanted.task.topic == **topic);
+        let wanted = wanted.unwrap_or_else(|| panic!("written to {topic}, seed {seed}"));
+        let header = &out.buffer[record.header.clone().unwrap()];
+        let header = std::str::from_utf8(header).unwrap();
+        let policy = format!(" policy={}", wanted.task.version);
+        assert!(header.ends_with(&policy), "{header}, seed {seed}");
     }
 }
 
@@ -190,7 +233,8 @@ fn play(seed: u64) {
             }
             // A batch, cut anywhere, that commits; with a crash before the store has it, or not.
             8..13 => {
-                processor.tick(now_ms).unwrap();
+                processor.tick(now_ms, now_ms).unwrap();
+                processor.tidy().unwrap();
                 if kafka
                     .position
                     .as_ref()
@@ -200,8 +244,12 @@ fn play(seed: u64) {
                 }
                 let mut out = RecordBatch::default();
                 let next = apply(&mut processor, &table, rng.random_range(0..9), &mut out);
-                let bytes_max = out.buffer.len() + rng.random_range(0..200);
-                difference(&mut processor, &mut out, bytes_max);
+                let limits = Limits {
+                    bytes_max: out.buffer.len() + rng.random_range(0..200),
+                    looks_max: rng.random_range(1..20),
+                };
+                difference(&mut processor, &mut out, limits);
+                check_commit(&out, &views, seed);
                 if rng.random_bool(0.15) {
                     processor.aborted();
                     continue;
@@ -246,7 +294,7 @@ fn play(seed: u64) {
             // The views change, while running or across a restart.
             _ => {
                 version += 1;
-                match rng.random_range(0..3) {
+                match rng.random_range(0..4) {
                     0 if views.len() > 1 => {
                         let gone = views.remove(rng.random_range(0..views.len()));
                         // Its topic goes too, and one of that name would have another id.
@@ -263,13 +311,16 @@ fn play(seed: u64) {
                             version,
                         ));
                     }
+                    2 => {
+                        let index = rng.random_range(0..views.len());
+                        let next = views[index].rotated(version);
+                        let closed = std::mem::replace(&mut views[index], next);
+                        kafka.outputs.remove(&closed.task.topic);
+                    }
                     _ => {
                         let index = rng.random_range(0..views.len());
-                        views[index] = wanted(
-                            views[index].shape,
-                            rng.random_range(0..CONDITIONS.len()),
-                            version,
-                        );
+                        let condition = rng.random_range(0..CONDITIONS.len());
+                        views[index] = views[index].changed(condition, version);
                     }
                 }
                 if rng.random_bool(0.5) {

@@ -15,7 +15,7 @@ use hutong_schemas::table::{Column, TableId, TableSchema};
 use hutong_schemas::wire;
 use hutong_stream_processors::position::{InputPosition, ViewPosition, read_versioned};
 use hutong_stream_processors::processor::RowsFrom;
-use hutong_stream_processors::{Input, Processor, Step, Store};
+use hutong_stream_processors::{Input, Limits, Processor, Step, Store};
 use serde_json::Value;
 
 pub(crate) const TOPIC: &str = "aic.public.ent_base";
@@ -189,6 +189,16 @@ fn cells(row: &Row) -> [Cell<'_>; 5] {
     ]
 }
 
+/// Makes another generation of a view's task.
+pub(crate) fn generation(task: ViewTask, generation: u32) -> ViewTask {
+    ViewTask {
+        generation,
+        topic: format!("hutong.view.{}.g{generation}", task.name),
+        topic_id: format!("id of {} {generation}", task.name),
+        ..task
+    }
+}
+
 /// Makes a view's task.
 pub(crate) fn view(
     name: &str,
@@ -229,6 +239,7 @@ pub(crate) fn view(
         key_schema: plan.key_schema(),
         value_schema: plan.value_schema(),
         secret_fingerprint: Some(secret::fingerprint(SECRET)),
+        needs_secret: plan.needs_secret(),
         share_key_version: 1,
         state: ViewState::Live,
         valid_until_ms: None,
@@ -429,9 +440,9 @@ pub(crate) fn apply<S: Store>(
 pub(crate) fn difference<S: Store>(
     processor: &mut Processor<S>,
     out: &mut RecordBatch,
-    bytes_max: usize,
+    limits: Limits,
 ) {
-    needing(processor, |processor| processor.difference(out, bytes_max));
+    needing(processor, |processor| processor.difference(out, limits));
 }
 
 /// Processes and commits everything there is.
@@ -442,7 +453,8 @@ pub(crate) fn settle<S: Store>(
     now_ms: i64,
 ) {
     for _ in 0..1_000 {
-        processor.tick(now_ms).unwrap();
+        processor.tick(now_ms, now_ms).unwrap();
+        processor.tidy().unwrap();
         if processor.position().next_offset
             >= table.log.last().map_or(0, |record| record.offset + 1)
         {
@@ -450,8 +462,11 @@ pub(crate) fn settle<S: Store>(
         }
         let mut out = RecordBatch::default();
         let next = apply(processor, table, usize::MAX, &mut out);
-        let bytes_max = out.buffer.len() + 300;
-        difference(processor, &mut out, bytes_max);
+        let limits = Limits {
+            bytes_max: out.buffer.len() + 300,
+            looks_max: 7,
+        };
+        difference(processor, &mut out, limits);
         let idle = out.records.is_empty()
             && !processor.has_changes()
             && next == processor.position().next_offset;
