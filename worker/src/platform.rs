@@ -13,6 +13,7 @@ use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::preview::Desks;
 use crate::schema_cache::SchemaCache;
 use crate::status::Publish;
 use crate::task::{BatchLimits, TaskError};
@@ -33,6 +34,8 @@ pub(crate) struct Platform {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Clock,
     pub(crate) publisher: Arc<dyn Publish>,
+    /// Where processors take requests to count.
+    pub(crate) previews: Arc<Desks>,
 }
 
 impl Platform {
@@ -52,7 +55,7 @@ impl Platform {
         let resolve = |reference: &Option<String>| match reference {
             Some(text) => {
                 let reference: SecretRef = text.parse().map_err(Error::Reference)?;
-                secrets.resolve(&reference).map(Some).map_err(Error::Secret)
+                secrets.resolve_own(&reference).map(Some).map_err(Error::Secret)
             }
             None => Ok(None),
         };
@@ -89,6 +92,7 @@ impl Platform {
             metrics: Arc::new(metrics),
             clock: Clock::default(),
             publisher: Arc::new(publisher),
+            previews: Arc::default(),
             kafka,
             config,
         })

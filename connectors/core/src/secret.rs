@@ -10,9 +10,12 @@
 //! | `${env:NAME}` | the environment variable NAME |
 //!
 //! A reference is written by whoever may post a configuration and resolved on another machine, with
-//! that machine's rights. So it is resolved only below the worker's `secrets.dir` (symbolic links
-//! followed first) and for variables named `HUTONG_SECRET_…`, and only where a property is a
-//! credential: anywhere else the content of a file would come out again in a status or a topic.
+//! that machine's rights, for a server that its writer chose as well. So a secret has an owner, as a
+//! connector has: what organisation `aic` posts is resolved below `<secrets.dir>/aic` (symbolic
+//! links followed first) and for variables named `HUTONG_SECRET_AIC__…`, nothing else. What the
+//! worker itself needs (its registry token, the master secret) lies beside these folders and is in
+//! nobody's reach. And a reference is resolved only where a property is a credential: anywhere else
+//! the content of a file would come out again in a status or a topic.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,6 +23,8 @@ use std::str::FromStr;
 
 use hutong_schemas::class::{Class, Classified};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::connection::Connection;
 
 /// What every message about a missing or clear-text secret names.
 pub const FORMS: &str = "${file:PATH:KEY}, ${directory:DIR:KEY} or ${env:NAME}";
@@ -145,6 +150,9 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// The organisation that runs the installation, and the workers with it.
+const PLATFORM: &str = "platform";
+
 /// Resolves references, on a worker.
 #[derive(Clone, Debug, Default)]
 pub struct Secrets {
@@ -152,12 +160,21 @@ pub struct Secrets {
     pub dir: Option<PathBuf>,
 }
 
+/// Resolves the references of one organisation's connectors.
+#[derive(Clone, Debug)]
+pub struct OwnerSecrets {
+    /// The folder of all, if there is one.
+    dir: Option<PathBuf>,
+    owner: String,
+}
+
 /// A reference that could not be resolved.
 #[derive(Debug, thiserror::Error)]
 #[error("could not resolve {reference}: {reason}")]
 pub struct Error {
-    reference: SecretRef,
+    reference: String,
     reason: String,
+    hint: String,
 }
 
 impl Classified for Error {
@@ -168,67 +185,155 @@ impl Classified for Error {
     }
 
     fn hint(&self) -> Option<String> {
-        Some(format!(
-            "put the secret below the worker's secrets.dir or into an environment variable named {ENV_PREFIX}…"
-        ))
+        Some(self.hint.clone())
     }
 }
 
 impl Secrets {
-    /// Returns what a reference refers to.
+    /// Returns what a reference of the worker's own configuration refers to.
     ///
     /// # Errors
     ///
     /// Transient, when the file, key or variable is missing, or lies where references may not lead.
-    pub fn resolve(&self, reference: &SecretRef) -> Result<Secret, Error> {
-        let text = match reference {
-            SecretRef::File { path, key } => self.file_key(path, key),
-            SecretRef::Directory { dir, key } => self.directory_key(dir, key),
-            SecretRef::Env { name } => env_variable(name),
-        };
-        text.map(Secret).map_err(|reason| Error {
-            reference: reference.clone(),
+    pub fn resolve_own(&self, reference: &SecretRef) -> Result<Secret, Error> {
+        resolve(reference, self.dir.as_deref(), ENV_PREFIX).map_err(|reason| Error {
+            reference: reference.to_string(),
             reason,
+            hint: format!(
+                "put the secret below the worker's secrets.dir or into an environment variable named {ENV_PREFIX}…"
+            ),
         })
     }
 
-    fn file_key(&self, path: &Path, key: &str) -> Result<String, String> {
-        let content = self.read(path)?;
-        property(&content, key).ok_or_else(|| format!("the file has no key \"{key}\""))
-    }
-
-    fn directory_key(&self, dir: &Path, key: &str) -> Result<String, String> {
-        // One trailing line end belongs to the editor that wrote the file, not to the secret.
-        let content = self.read(&dir.join(key))?;
-        let content = content.strip_suffix('\n').unwrap_or(&content);
-        Ok(content.strip_suffix('\r').unwrap_or(content).to_owned())
-    }
-
-    /// Reads a file after making sure that it lies below `secrets.dir`, with all links followed.
-    fn read(&self, path: &Path) -> Result<String, String> {
-        let dir = self
-            .dir
-            .as_ref()
-            .ok_or("this worker has no secrets.dir configured")?;
-        let dir = dir
-            .canonicalize()
-            .map_err(|error| format!("secrets.dir cannot be read: {error}"))?;
-        let path = dir
-            .join(path)
-            .canonicalize()
-            .map_err(|error| error.to_string())?;
-        if !path.starts_with(&dir) {
-            return Err("the file does not lie below the worker's secrets.dir".to_owned());
+    /// Returns what resolves the references of an organisation's connectors.
+    #[must_use]
+    pub fn of(&self, owner: &str) -> OwnerSecrets {
+        OwnerSecrets {
+            dir: self.dir.clone(),
+            owner: owner.to_owned(),
         }
-        std::fs::read_to_string(&path).map_err(|error| error.to_string())
     }
 }
 
-fn env_variable(name: &str) -> Result<String, String> {
-    if !name.starts_with(ENV_PREFIX) {
-        return Err(format!(
-            "only variables named {ENV_PREFIX}… may be referred to"
-        ));
+impl OwnerSecrets {
+    /// Returns what a reference refers to.
+    ///
+    /// # Errors
+    ///
+    /// Transient, when the file, key or variable is missing, or is not this organisation's.
+    pub fn resolve(&self, reference: &SecretRef) -> Result<Secret, Error> {
+        let outcome = match reference {
+            SecretRef::Env { .. } => self
+                .env_prefix()
+                .and_then(|prefix| resolve(reference, None, &prefix)),
+            SecretRef::File { .. } | SecretRef::Directory { .. } => self
+                .folder()
+                .and_then(|dir| resolve(reference, dir.as_deref(), ENV_PREFIX)),
+        };
+        outcome.map_err(|reason| self.error(reference.to_string(), reason))
+    }
+
+    /// Makes a connection ready for use: resolves its password and makes sure that the files of its
+    /// encryption are its owner's. A client's key is a secret like any other; only the platform's
+    /// own connectors may name files elsewhere, such as those of the operating system.
+    ///
+    /// # Errors
+    ///
+    /// As [`OwnerSecrets::resolve`].
+    pub fn unlock(&self, connection: &mut Connection) -> Result<Option<Secret>, Error> {
+        if self.owner != PLATFORM {
+            let tls = &mut connection.tls;
+            for path in [&mut tls.root_cert, &mut tls.cert, &mut tls.key] {
+                if let Some(path) = path {
+                    *path = self
+                        .folder()
+                        .and_then(|dir| confined(dir.as_deref(), path))
+                        .map_err(|reason| self.error(path.display().to_string(), reason))?;
+                }
+            }
+        }
+        let reference = connection.password.as_ref();
+        reference
+            .map(|reference| self.resolve(reference))
+            .transpose()
+    }
+
+    /// Returns the organisation's own folder. Names of organisations are no paths; one that is
+    /// none of ours owns nothing.
+    fn folder(&self) -> Result<Option<PathBuf>, String> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+        if self.owner.is_empty() || !self.owner.chars().all(plain) {
+            return Err("it is not known whose connector this is".to_owned());
+        }
+        Ok(self.dir.as_ref().map(|dir| dir.join(&self.owner)))
+    }
+
+    /// Returns how the organisation's variables begin. A name with `-` or `_` has none: its prefix
+    /// would not be a variable's, or would be another organisation's too.
+    fn env_prefix(&self) -> Result<String, String> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        if self.owner.is_empty() || !self.owner.chars().all(plain) {
+            return Err(
+                "variables are for organisations whose names are letters and digits; use a file"
+                    .to_owned(),
+            );
+        }
+        Ok(format!("{ENV_PREFIX}{}__", self.owner.to_ascii_uppercase()))
+    }
+
+    fn error(&self, reference: String, reason: String) -> Error {
+        let owner = &self.owner;
+        let variables = self.env_prefix().map_or_else(
+            |_| String::new(),
+            |prefix| format!(" or into an environment variable named {prefix}…"),
+        );
+        Error {
+            reference,
+            reason,
+            hint: format!(
+                "the connector belongs to {owner}: put the secret below {owner}/ in the worker's secrets.dir{variables}"
+            ),
+        }
+    }
+}
+
+fn resolve(reference: &SecretRef, dir: Option<&Path>, env_prefix: &str) -> Result<Secret, String> {
+    let text = match reference {
+        SecretRef::File { path, key } => {
+            let content = read(dir, path)?;
+            property(&content, key).ok_or_else(|| format!("the file has no key \"{key}\""))?
+        }
+        SecretRef::Directory { dir: path, key } => {
+            // One trailing line end belongs to the editor that wrote the file, not to the secret.
+            let content = read(dir, &path.join(key))?;
+            let content = content.strip_suffix('\n').unwrap_or(&content);
+            content.strip_suffix('\r').unwrap_or(content).to_owned()
+        }
+        SecretRef::Env { name } => env_variable(name, env_prefix)?,
+    };
+    Ok(Secret(text))
+}
+
+fn read(dir: Option<&Path>, path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(confined(dir, path)?).map_err(|error| error.to_string())
+}
+
+/// Returns where a file really is, with all links followed, if that is below a folder. Of files
+/// elsewhere not even their existence is told.
+fn confined(dir: Option<&Path>, path: &Path) -> Result<PathBuf, String> {
+    let dir = dir.ok_or("this worker has no secrets.dir configured")?;
+    let real = dir
+        .canonicalize()
+        .map_err(|error| format!("{} cannot be read: {error}", dir.display()))?;
+    match real.join(path).canonicalize() {
+        Ok(path) if path.starts_with(&real) => Ok(path),
+        _ => Err(format!("there is no such file below {}", dir.display())),
+    }
+}
+
+fn env_variable(name: &str, prefix: &str) -> Result<String, String> {
+    if !name.starts_with(prefix) {
+        return Err(format!("only variables named {prefix}… may be referred to"));
     }
     std::env::var(name).map_err(|_| "the variable is not set".to_owned())
 }

@@ -7,6 +7,7 @@
 //!
 //! Read in this order: the play ([`play`]), its scenes ([`steps`]), the [`stage`] it is given on.
 
+mod changes;
 mod compare;
 mod keys;
 mod load;
@@ -144,6 +145,9 @@ async fn play(options: &Options, stage: &Stage, screen: &mut Screen) -> Result<(
     scenes.a_row_enters(&cast).await?;
     scenes.a_share_is_revoked_and_granted_anew().await?;
     scenes.a_worker_is_killed(&cast, &WORKERS).await?;
+    scenes.a_share_loses_a_column().await?;
+    scenes.a_share_loses_rows().await?;
+    scenes.a_share_is_widened().await?;
     load.check()?;
     watch_for(Duration::from_secs(5), &mut watch, &mut load, screen).await?;
 
@@ -171,7 +175,8 @@ async fn start_platform(options: &Options, stage: &Stage) -> Result<Platform> {
     std::fs::create_dir_all(&folder)?;
     let mut platform = Platform::start_in(folder, None, platform).await?;
     let password = stage.password();
-    platform.write_secrets(&[("source", password), ("sink", password), ("master", MASTER)])?;
+    platform.write_secrets(&[("source", password), ("sink", password)])?;
+    platform.write_worker_secret("master", MASTER)?;
     for worker in WORKERS {
         platform.launch_worker(worker, "default")?;
     }

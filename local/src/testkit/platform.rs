@@ -126,6 +126,7 @@ impl Platform {
             folder,
             _run: run,
         };
+        private_folder(&platform.worker_secrets_dir())?;
         private_folder(&platform.secrets_dir())?;
         if !platform.worker_secrets_dir().join("master").exists() {
             let master = uuid::Uuid::new_v4().simple().to_string();
