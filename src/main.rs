@@ -138,28 +138,13 @@ fn say(text: &str) -> Result<u8> {
 /// Reads a role's configuration and starts the log.
 fn configure<C: DeserializeOwned>(path: Option<&Path>) -> Result<C> {
     let mut value = config::read(path)?;
-    start_log(&config::take_log(&mut value)?)?;
+    let log = config::take_log(&mut value)?;
+    hutong_logging::start(&log.filter, log.is_json).context("log.filter")?;
     let place = path.map_or_else(
         || "the environment".to_owned(),
         |path| path.display().to_string(),
     );
     serde_json::from_value(value).with_context(|| format!("the configuration in {place}"))
-}
-
-fn start_log(log: &config::Log) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&log.filter)
-        .with_context(|| format!("log.filter: \"{}\"", log.filter))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    if log.is_json {
-        builder.json().init();
-    } else {
-        builder
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .init();
-    }
-    Ok(())
 }
 
 /// Returns a future that ends at SIGTERM or Ctrl-C.

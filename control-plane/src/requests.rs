@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use crate::App;
 use crate::error::Error;
+use crate::live::Live;
 use crate::store::outbox;
 
 /// How long a location has to answer.
@@ -53,6 +54,11 @@ pub(crate) struct Question<'a> {
 }
 
 /// Asks and waits for the answer; `None` if none came in time.
+///
+/// # Cancel safety
+///
+/// Dropped, as when a client goes away, it leaves nothing in memory; the request stays in the topic
+/// until the leader finds it late.
 pub(crate) async fn ask(app: &App, question: Question<'_>) -> Result<Option<AnswerRecord>, Error> {
     let request = Uuid::new_v4().to_string();
     let partition = match question.whom {
@@ -61,17 +67,29 @@ pub(crate) async fn ask(app: &App, question: Question<'_>) -> Result<Option<Answ
     };
     let location = question.location;
     let answer = app.live.await_answer(&request);
-    let waited = async {
-        send(app, question, partition, &request).await?;
-        Ok::<_, Error>(tokio::time::timeout(ANSWER_TIME, answer).await)
-    }
-    .await;
-    app.live.forget(&request);
-    let answered = waited?;
+    let waiting = Waiting {
+        live: &app.live,
+        request: &request,
+    };
+    send(app, question, partition, &request).await?;
+    let answered = tokio::time::timeout(ANSWER_TIME, answer).await;
+    drop(waiting);
     let mut tx = app.store.begin().await?;
     withdraw(&mut tx, &app.cluster, location, partition, &request).await?;
     tx.commit().await?;
     Ok(answered.ok().and_then(Result::ok))
+}
+
+/// Somebody who waits for an answer, however the waiting ends.
+struct Waiting<'a> {
+    live: &'a Live,
+    request: &'a str,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.live.forget(self.request);
+    }
 }
 
 async fn send(

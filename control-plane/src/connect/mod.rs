@@ -20,6 +20,9 @@ use crate::store::tasks::{self, connector_task, word};
 
 mod check;
 mod inputs;
+pub(crate) mod loggers;
+pub(crate) mod offsets;
+pub(crate) mod prefix;
 pub(crate) mod status;
 mod task;
 pub(crate) mod validate;
@@ -27,6 +30,9 @@ pub(crate) mod validate;
 use check::{Typed, check, claim, refuse_claim, refuse_existing};
 use inputs::{resolve_inputs, resolve_topics};
 pub(crate) use task::write_task;
+
+/// How often a change of single properties is tried again when others change the same connector.
+const PATCH_ATTEMPTS: u32 = 10;
 
 /// A configuration as it is posted.
 pub(crate) type Properties = BTreeMap<String, String>;
@@ -62,7 +68,11 @@ async fn find(db: &mut PgConnection, caller: &Caller, name: &str) -> Result<Conn
     connectors::get(db, name)
         .await?
         .filter(|found| caller.sees(&found.owner) && found.deleted_at_ms.is_none())
-        .ok_or_else(|| Error::not_found(format!("Connector {name} not found")))
+        .ok_or_else(|| not_found(name))
+}
+
+fn not_found(name: &str) -> Error {
+    Error::not_found(format!("Connector {name} not found"))
 }
 
 /// Makes a connector or replaces its configuration; returns it, and whether it was made. Durable when
@@ -74,13 +84,33 @@ pub(crate) async fn write(
     properties: Properties,
     how: Write,
 ) -> Result<(Connector, bool), Error> {
+    let written = write_over(app, caller, name, properties, how, None).await?;
+    Ok(written.expect("only a configuration that was read before may be found changed"))
+}
+
+/// As [`write`], unless the configuration is not `read` any more; then nothing is changed.
+async fn write_over(
+    app: &App,
+    caller: &Caller,
+    name: &str,
+    properties: Properties,
+    how: Write,
+    read: Option<&Properties>,
+) -> Result<Option<(Connector, bool)>, Error> {
     caller.require(Role::Operator)?;
-    let checked = check(app, name, properties)?;
+    let checked = check(app, caller, name, properties)?;
     let topics = resolve_topics(app, caller, &checked).await?;
     let mut tx = app.store.begin_change().await?;
     let existing = connectors::get(&mut tx, name).await?;
     if let Some(existing) = &existing {
         refuse_existing(caller, existing, how, &checked)?;
+    }
+    if let Some(read) = read {
+        match &existing {
+            None => return Err(not_found(name)),
+            Some(existing) if existing.config.0 != *read => return Ok(None),
+            Some(_) => {}
+        }
     }
     let target = match (&existing, how) {
         (Some(existing), _) => existing.target.clone(),
@@ -119,24 +149,35 @@ pub(crate) async fn write(
         owner = connector.owner,
         "configuration accepted"
     );
-    Ok((connector, existing.is_none()))
+    Ok(Some((connector, existing.is_none())))
 }
 
-/// Changes single properties; null removes one.
+/// Changes single properties, as RFC 7386 says; `None` removes one. What somebody else changes
+/// meanwhile is kept: the change is then applied to that.
 pub(crate) async fn patch(
     app: &App,
     caller: &Caller,
     name: &str,
-    changes: BTreeMap<String, Option<String>>,
+    changes: &BTreeMap<String, Option<String>>,
 ) -> Result<Connector, Error> {
-    let mut properties = get(app, caller, name).await?.config.0;
-    for (property, value) in changes {
-        match value {
-            Some(value) => properties.insert(property, value),
-            None => properties.remove(&property),
-        };
+    for _ in 0..PATCH_ATTEMPTS {
+        let before = get(app, caller, name).await?.config.0;
+        let mut properties = before.clone();
+        for (property, value) in changes {
+            match value {
+                Some(value) => properties.insert(property.clone(), value.clone()),
+                None => properties.remove(property),
+            };
+        }
+        let how = Write::Upsert;
+        let written = write_over(app, caller, name, properties, how, Some(&before)).await?;
+        if let Some((connector, _)) = written {
+            return Ok(connector);
+        }
     }
-    Ok(write(app, caller, name, properties, Write::Upsert).await?.0)
+    Err(Error::conflict(format!(
+        "the configuration of connector {name} is being changed by others all the time; try again"
+    )))
 }
 
 /// Pauses, resumes or stops a connector. Asking for what is wanted already changes nothing.

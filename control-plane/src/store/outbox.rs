@@ -48,8 +48,19 @@ pub(crate) struct New<'a> {
     pub(crate) value: Option<&'a str>,
 }
 
+/// The largest record that is accepted for publishing. Below what the topics take, so that what was
+/// acknowledged is never refused later.
+const RECORD_BYTES_MAX: usize = 32 << 20;
+
 /// Adds a record to the transaction's outbox.
 pub(crate) async fn add(db: &mut PgConnection, new: New<'_>) -> Result<(), Error> {
+    let bytes = new.key.len() + new.value.map_or(0, str::len);
+    if bytes > RECORD_BYTES_MAX {
+        return Err(Error::invalid(format!(
+            "{} would have {bytes} bytes in Kafka, more than {RECORD_BYTES_MAX}",
+            new.key
+        )));
+    }
     sqlx::query(
         "insert into outbox (owner, topic, topic_partition, key, value) values ($1, $2, $3, $4, $5)",
     )
@@ -60,6 +71,31 @@ pub(crate) async fn add(db: &mut PgConnection, new: New<'_>) -> Result<(), Error
     .bind(new.value)
     .execute(&mut *db)
     .await?;
+    ring(db).await
+}
+
+/// Adds a record for each partition of its topic.
+pub(crate) async fn add_to_all(
+    db: &mut PgConnection,
+    new: New<'_>,
+    partitions: i32,
+) -> Result<(), Error> {
+    sqlx::query(
+        "insert into outbox (owner, topic, topic_partition, key, value)
+         select $1, $2, p, $3, $4 from generate_series(0, $5 - 1) p",
+    )
+    .bind(new.owner)
+    .bind(new.topic)
+    .bind(new.key)
+    .bind(new.value)
+    .bind(partitions)
+    .execute(&mut *db)
+    .await?;
+    ring(db).await
+}
+
+/// Tells publishers that something was added.
+async fn ring(db: &mut PgConnection) -> Result<(), Error> {
     // Delivered when the transaction commits, once however often it is called in it.
     sqlx::query("select pg_notify($1, '')")
         .bind(CHANNEL)
@@ -68,12 +104,17 @@ pub(crate) async fn add(db: &mut PgConnection, new: New<'_>) -> Result<(), Error
     Ok(())
 }
 
-/// Returns the oldest records that are not marked.
-pub(crate) async fn pending(db: &mut PgConnection, limit: i64) -> Result<Vec<Entry>, Error> {
+/// Returns the oldest records that are not marked, without those for some topics.
+pub(crate) async fn pending(
+    db: &mut PgConnection,
+    but_topics: &[String],
+    limit: i64,
+) -> Result<Vec<Entry>, Error> {
     let rows = sqlx::query_as(
         "select id, topic, topic_partition, key, value from outbox
-         where published_at is null order by id limit $1",
+         where published_at is null and topic <> all($1) order by id limit $2",
     )
+    .bind(but_topics)
     .bind(limit)
     .fetch_all(db)
     .await?;
@@ -89,20 +130,36 @@ pub(crate) async fn mark(db: &mut PgConnection, ids: &[i64]) -> Result<(), Error
     Ok(())
 }
 
-/// Removes records that were published an hour ago: they are kept that long for whoever asks what
-/// was said when.
-pub(crate) async fn prune(db: &mut PgConnection) -> Result<(), Error> {
-    sqlx::query("delete from outbox where published_at < now() - interval '1 hour'")
+/// Sets a record aside that Kafka will never take. It counts as published, and says why it is not.
+pub(crate) async fn refuse(db: &mut PgConnection, id: i64, why: &str) -> Result<(), Error> {
+    sqlx::query("update outbox set published_at = now(), refused = $2 where id = $1")
+        .bind(id)
+        .bind(why)
         .execute(db)
         .await?;
     Ok(())
 }
 
-/// Returns the number of records not published, and the age of the oldest in seconds.
-pub(crate) async fn backlog(db: &mut PgConnection) -> Result<(i64, f64), Error> {
+/// Removes records that were published an hour ago: they are kept that long for whoever asks what
+/// was said when.
+pub(crate) async fn prune(db: &mut PgConnection) -> Result<(), Error> {
+    sqlx::query(
+        "delete from outbox where published_at < now() - interval '1 hour' and refused is null",
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Returns the number of records not published, the age of the oldest in seconds, and how many were
+/// set aside.
+pub(crate) async fn backlog(db: &mut PgConnection) -> Result<(i64, f64, i64), Error> {
     let row = sqlx::query_as(
-        "select count(*), coalesce(extract(epoch from now() - min(created_at)), 0)::float8
-         from outbox where published_at is null",
+        "select count(*) filter (where published_at is null),
+                coalesce(extract(epoch from now() -
+                    min(created_at) filter (where published_at is null)), 0)::float8,
+                count(*) filter (where refused is not null)
+         from outbox where published_at is null or refused is not null",
     )
     .fetch_one(db)
     .await?;

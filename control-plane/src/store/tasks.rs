@@ -177,7 +177,7 @@ pub(crate) async fn raise(
             // is a lost mark, or a restored store that has counted up to here again: raising is
             // harmless in the first case and needed in the second.
             if version > found_version || (version == found_version && !unpublished) {
-                return Ok(false);
+                return Ok(Raised::Nothing);
             }
             let stored: Stored = sqlx::query_as(
                 "update task set version = $2 + 1 where id = $1
@@ -188,34 +188,64 @@ pub(crate) async fn raise(
             .fetch_one(&mut *db)
             .await?;
             publish(db, cluster, &stored).await?;
-            Ok(true)
+            Ok(Raised::Version)
         }
         Some((version, None)) => {
             if version <= found_version {
                 sqlx::query("update task set version = $2 + 1 where id = $1")
                     .bind(&found.task)
                     .bind(found_version)
-                    .execute(db)
+                    .execute(&mut *db)
                     .await?;
             }
-            Ok(false)
+            end(db, cluster, location, found).await?;
+            Ok(Raised::Ended)
         }
         None => {
             sqlx::query(
                 "insert into task (id, owner, location, connector, kind, version, first_version,
                                    target)
-                 values ($1, 'platform', $2, $3, $4, $5, $5, 'deleted')",
+                 values ($1, 'platform', $2, $3, $4, $5, $5, 'deleted') on conflict do nothing",
             )
             .bind(&found.task)
             .bind(location)
             .bind(&found.connector)
             .bind(word(found.kind)?)
             .bind(found_version)
-            .execute(db)
+            .execute(&mut *db)
             .await?;
-            Ok(false)
+            end(db, cluster, location, found).await?;
+            Ok(Raised::Ended)
         }
     }
+}
+
+/// What was done about a task that was found in the topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Raised {
+    /// Nothing: the store is at least as new.
+    Nothing,
+    /// The task got a version above that in the topic.
+    Version,
+    /// Nobody wants the task, as far as the store knows, so workers are told to end it.
+    Ended,
+}
+
+/// Takes a task out of the topic. Without this it would run on, and no API could stop it.
+async fn end(
+    db: &mut PgConnection,
+    cluster: &Cluster,
+    location: &str,
+    found: &TaskRecord,
+) -> Result<(), Error> {
+    let new = outbox::New {
+        owner: crate::caller::PLATFORM,
+        topic: &cluster.tasks(location),
+        partition: Some(partition_of(found.task.as_bytes(), TASK_PARTITIONS)),
+        key: &task_key(&found.task),
+        value: None,
+    };
+    outbox::add(db, new).await
 }
 
 /// Returns the tasks of connectors whose removal is wanted.
@@ -245,6 +275,18 @@ pub(crate) async fn get(db: &mut PgConnection, id: &str) -> Result<Option<Row>, 
     .fetch_optional(db)
     .await?;
     Ok(row)
+}
+
+/// Returns those of the tasks that there are.
+pub(crate) async fn get_all(db: &mut PgConnection, ids: &[String]) -> Result<Vec<Row>, Error> {
+    let rows = sqlx::query_as(
+        "select id, location, version, first_version from task
+         where id = any($1) and config is not null order by id",
+    )
+    .bind(ids)
+    .fetch_all(db)
+    .await?;
+    Ok(rows)
 }
 
 /// Returns the processors of a table's topic, by partition.

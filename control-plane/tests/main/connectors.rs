@@ -2,8 +2,8 @@
 
 use hutong_schemas::class::Class;
 use hutong_transport::record::{
-    AnswerRecord, ErrorReport, PropertyMistake, Record, RequestRecord, TargetState, TaskKind,
-    TaskState, request_key,
+    AnswerRecord, ErrorReport, PropertyMistake, Record, RequestRecord, Restarts, TargetState,
+    TaskKind, TaskState, request_key,
 };
 use serde_json::{Value, json};
 
@@ -74,6 +74,11 @@ fn a_connector_is_made_shown_changed_and_listed() {
             expanded["bic"]["status"]["connector"]["state"],
             "UNASSIGNED"
         );
+        let unknown = platform
+            .connect("GET", "/connectors?expand=more", None)
+            .await
+            .ok();
+        assert_eq!(unknown, json!({"aic": {}, "bic": {}}));
         let tasks = platform
             .connect("GET", "/connectors/aic/tasks", None)
             .await
@@ -310,7 +315,7 @@ fn target_states_versions_and_restarts_reach_the_worker_and_its_status_comes_bac
             .ok();
         assert_eq!(status["connector"]["state"], "UNASSIGNED");
 
-        let details = json!({"position": {"lsn": "0/1"}, "tables": [{"topic": "aic.public.t"}]});
+        let details = json!({"position": {"lsn": "0/102"}, "tables": [{"topic": "aic.public.t"}]});
         platform.report(&task, TaskState::Running, details).await;
         until("the connector runs", async || {
             let status = platform
@@ -335,7 +340,7 @@ fn target_states_versions_and_restarts_reach_the_worker_and_its_status_comes_bac
             .ok();
         assert_eq!(
             offsets,
-            json!({"offsets": [{"partition": {"server": "aic"}, "offset": {"lsn": "0/1"}}]})
+            json!({"offsets": [{"partition": {"server": "aic"}, "offset": {"lsn": 258}}]})
         );
         let topics = platform
             .connect("GET", "/connectors/aic/topics", None)
@@ -382,6 +387,34 @@ fn target_states_versions_and_restarts_reach_the_worker_and_its_status_comes_bac
         );
 
         let error = ErrorReport {
+            class: Class::Transient,
+            message: "connection refused".to_owned(),
+            hint: None,
+        };
+        let restarts = Some(Restarts {
+            count: 3,
+            since_ms: 5,
+            next_try_ms: Some(9),
+        });
+        platform.report_restarts(&restarted, error, restarts).await;
+        let restarting = until("the task starts again by itself", async || {
+            let status = platform
+                .connect("GET", "/connectors/aic/status", None)
+                .await
+                .ok();
+            let task = status["tasks"][0].clone();
+            (task["state"] == "RESTARTING")
+                .then_some(task)
+                .ok_or(status)
+        })
+        .await;
+        assert_eq!(
+            restarting["restarts"],
+            json!({"count": 3, "since_ms": 5, "next_try_ms": 9})
+        );
+        assert_eq!(restarting["trace"], "connection refused");
+
+        let error = ErrorReport {
             class: Class::Definite,
             message: "could not connect: password authentication failed".to_owned(),
             hint: Some("check database.password".to_owned()),
@@ -402,11 +435,33 @@ fn target_states_versions_and_restarts_reach_the_worker_and_its_status_comes_bac
             "could not connect: password authentication failed\nhint: check database.password"
         );
         let only_failed = "/connectors/aic/restart?includeTasks=true&onlyFailed=true";
-        assert_eq!(
-            platform.connect("POST", only_failed, None).await.status,
-            202
-        );
-        platform.task_where("aic-0", |task| task.restart == 2).await;
+        let restarting = platform.connect("POST", only_failed, None).await;
+        assert_eq!(restarting.status, 202);
+        assert_eq!(restarting.body["tasks"][0]["state"], "RESTARTING");
+        let again = platform.task_where("aic-0", |task| task.restart == 2).await;
+        platform
+            .report(&again, TaskState::Running, Value::Null)
+            .await;
+        until("the task runs again", async || {
+            let path = "/connectors/aic/tasks/0/status";
+            let status = platform.connect("GET", path, None).await.ok();
+            (status["state"] == "RUNNING").then_some(()).ok_or(status)
+        })
+        .await;
+        let nothing_failed = platform.connect("POST", only_failed, None).await;
+        assert_eq!(nothing_failed.status, 202);
+        assert_eq!(nothing_failed.body["tasks"][0]["state"], "RUNNING");
+        let task = "/connectors/aic/tasks/0/restart";
+        assert_eq!(platform.connect("POST", task, None).await.status, 204);
+        let task = platform.task_where("aic-0", |task| task.restart == 3).await;
+        assert_eq!(task.version, again.version + 1, "what runs is left alone");
+        let unknown = "/connectors/aic/tasks/7/restart";
+        platform
+            .connect("POST", unknown, None)
+            .await
+            .refuses(404, "Unknown task: aic-7");
+        let reset = "/connectors/aic/topics/reset";
+        assert_eq!(platform.connect("PUT", reset, None).await.status, 202);
 
         assert_eq!(
             platform
@@ -430,6 +485,10 @@ fn target_states_versions_and_restarts_reach_the_worker_and_its_status_comes_bac
             stopped.then_some(()).ok_or(status)
         })
         .await;
+        let info = platform.connect("GET", "/connectors/aic", None).await.ok();
+        assert_eq!(info["tasks"], json!([]));
+        let tasks = platform.connect("GET", "/connectors/aic/tasks", None).await;
+        assert_eq!(tasks.ok(), json!([]));
         platform.end().await;
     });
 }
@@ -521,6 +580,8 @@ fn validation_asks_a_worker_at_the_location_and_shows_its_answer() {
             })
             .await;
             assert_eq!(request.config["class"], SOURCE);
+            // Whose secrets a worker may resolve for it.
+            assert_eq!(request.config["owner"], "platform");
             assert_eq!(request.config["properties"]["database.dbname"], "aic");
             let answer = AnswerRecord {
                 v: 1,
@@ -577,6 +638,78 @@ fn a_location_that_does_not_answer_is_said_so_within_ten_seconds() {
                 .contains("location \\\"default\\\" did not answer within 10 s"),
             "{found}"
         );
+        platform.end().await;
+    });
+}
+
+#[test]
+fn a_location_of_another_organisation_does_not_exist_for_a_caller() {
+    run(async {
+        let platform = Platform::without_kafka().await;
+        let aic = platform.token("aic", "operator").await;
+        let qts = platform.token("qts", "operator").await;
+        let at = |name: &str| with(source(name, name), "hutong.location", json!("aic-front"));
+        let post = async |token: &str, name: &str| {
+            let body = json!({"name": name, "config": at(name)});
+            platform
+                .send_as(token, Api::Connect, "POST", "/connectors", Some(body))
+                .await
+        };
+        let words = "\"aic-front\" is not a location of this installation that you may use; those are: default, north";
+        post(&qts, "qts").await.refuses(400, words);
+        let path = format!("/connector-plugins/{SOURCE}/config/validate");
+        let validated = platform
+            .send_as(&qts, Api::Connect, "PUT", &path, Some(at("qts")))
+            .await
+            .ok();
+        assert_eq!(validated["error_count"], 1);
+        let text = validated.to_string();
+        assert!(text.contains("not a location"), "{text}");
+        post(&aic, "aic").await.ok();
+        post(&platform.admin, "central").await.ok();
+        let listed = platform
+            .send_as(&qts, Api::Platform, "GET", "/api/v1/locations", None)
+            .await;
+        assert_eq!(listed.ok(), json!(["default", "north"]));
+        platform.end().await;
+    });
+}
+
+#[test]
+fn changes_of_single_properties_at_the_same_time_are_all_kept() {
+    run(async {
+        let platform = Platform::without_kafka().await;
+        create(&platform, "aic", source("aic", "aic")).await.ok();
+        let properties = [
+            ("max.batch.size", "100"),
+            ("poll.interval.ms", "7"),
+            ("max.queue.size", "900"),
+            ("snapshot.fetch.size", "50"),
+            ("retriable.restart.connector.wait.ms", "9"),
+            ("status.update.interval.ms", "800"),
+        ];
+        let mut patches = tokio::task::JoinSet::new();
+        for (property, value) in properties {
+            let request = platform.request(Api::Connect, "PATCH", "/connectors/aic/config");
+            let request = request
+                .bearer_auth(&platform.admin)
+                .body(json!({property: value}).to_string());
+            patches.spawn(answer(request));
+        }
+        for patched in patches.join_all().await {
+            patched.ok();
+        }
+        let config = platform
+            .connect("GET", "/connectors/aic/config", None)
+            .await
+            .ok();
+        for (property, value) in properties {
+            assert_eq!(config[property], value, "{config}");
+        }
+        let gone = platform
+            .connect("PATCH", "/connectors/none/config", Some(json!({"a": "b"})))
+            .await;
+        gone.refuses(404, "Connector none not found");
         platform.end().await;
     });
 }

@@ -15,7 +15,7 @@ use hutong_transport::names::Cluster;
 use hutong_transport::producer::{PlainProducer, PlainRecord};
 use hutong_transport::reader::{CompactedReader, Event};
 use hutong_transport::record::{
-    Record, StatusRecord, TableRecord, TaskRecord, TaskState, task_key,
+    Record, Restarts, StatusRecord, TableRecord, TaskRecord, TaskState, task_key,
 };
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
@@ -87,15 +87,16 @@ fn random() -> String {
 impl Platform {
     /// Starts one with Kafka.
     pub(crate) async fn with_kafka() -> Self {
-        Self::begin(&variable("KAFKA_BOOTSTRAP"), &["default"]).await
+        Self::begin(&variable("KAFKA_BOOTSTRAP"), json!(["default"])).await
     }
 
     /// Starts one whose Kafka is away: nobody listens on port 1.
     pub(crate) async fn without_kafka() -> Self {
-        Self::begin("127.0.0.1:1", &["default", "north"]).await
+        let locations = json!({"default": "*", "north": "*", "aic-front": "aic"});
+        Self::begin("127.0.0.1:1", locations).await
     }
 
-    async fn begin(bootstrap: &str, locations: &[&str]) -> Self {
+    async fn begin(bootstrap: &str, locations: Value) -> Self {
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| {
             drop(rustls::crypto::ring::default_provider().install_default());
@@ -121,10 +122,7 @@ impl Platform {
                 registry: any,
                 api: any,
             },
-            locations: locations
-                .iter()
-                .map(|&location| location.to_owned())
-                .collect(),
+            locations: serde_json::from_value(locations).unwrap(),
             admin_token_file: folder.path().join("admin-token"),
         };
         let running = start(config.clone()).await.unwrap();
@@ -164,7 +162,7 @@ impl Platform {
         self.stop().await;
         if !self.kafka.get("bootstrap.servers").unwrap().ends_with(":1") {
             let admin = Admin::new(&self.kafka).unwrap();
-            for location in &self.config.locations {
+            for location in self.config.locations.names() {
                 for topic in [
                     self.cluster.tasks(location),
                     self.cluster.positions(location),
@@ -349,12 +347,40 @@ impl Platform {
         self.report_error(task, state, details, None).await;
     }
 
+    /// Reports that a task starts again by itself.
+    pub(crate) async fn report_restarts(
+        &self,
+        task: &TaskRecord,
+        error: hutong_transport::record::ErrorReport,
+        restarts: Option<Restarts>,
+    ) {
+        self.report_all(
+            task,
+            TaskState::Restarting,
+            Value::Null,
+            Some(error),
+            restarts,
+        )
+        .await;
+    }
+
     pub(crate) async fn report_error(
         &self,
         task: &TaskRecord,
         state: TaskState,
         details: Value,
         error: Option<hutong_transport::record::ErrorReport>,
+    ) {
+        self.report_all(task, state, details, error, None).await;
+    }
+
+    async fn report_all(
+        &self,
+        task: &TaskRecord,
+        state: TaskState,
+        details: Value,
+        error: Option<hutong_transport::record::ErrorReport>,
+        restarts: Option<Restarts>,
     ) {
         let status = StatusRecord {
             v: 1,
@@ -366,7 +392,7 @@ impl Platform {
             error,
             since_ms: 1,
             ts_ms: 2,
-            restarts: None,
+            restarts,
             details,
         };
         let topic = self.cluster.status("default");

@@ -7,9 +7,13 @@
 )]
 
 mod auth;
+mod changes;
 mod connectors;
 mod harness;
+mod loggers;
+mod offsets;
 mod openapi;
 mod outbox;
 mod registry;
+mod requests;
 mod views;
