@@ -223,29 +223,27 @@ async fn late_transaction(
     Ok((outcome, stand.wrongs().await?))
 }
 
-/// Does it as we are and without the fence: as we are the zombie is refused and nothing is wrong.
-/// Returns what is wrong without, where the zombie commits.
-async fn what_the_fence_prevents(fault: &str, whose: &str) -> Result<Wrongs> {
-    let as_we_are = late_transaction(fault, whose, false);
-    let sabotaged = late_transaction(fault, whose, true);
-    let ((refused, right), (committed, wrong)) =
-        tokio::try_join!(async { as_we_are.await.context("as we are") }, async {
-            sabotaged.await.context("without the fence")
-        },)?;
-    println!("as we are: {refused}; {right:?}");
-    println!("without the fence: {committed}; {wrong:?}");
-    ensure(refused != "committed", || {
-        "the zombie was not refused".to_owned()
-    })?;
-    let is_right = matches!(
-        right,
-        Wrongs {
-            topic: None,
-            view: None,
-            table: None
-        }
+/// Does it as we are and without the fence, at the same time, because most of it is waiting. As we
+/// are the zombie is refused, by an error of the given class, and nothing is wrong. Without, it
+/// commits, and what is wrong then is returned.
+async fn what_the_fence_prevents(fault: &str, whose: &str, class: &str) -> Result<Wrongs> {
+    let (as_we_are, sabotaged) = tokio::join!(
+        late_transaction(fault, whose, false),
+        late_transaction(fault, whose, true)
     );
-    ensure(is_right, || format!("as we are: {right:?}"))?;
+    let (refused, right) = as_we_are.context("as we are")?;
+    println!("as we are: {refused}; {right:?}");
+    let (committed, wrong) = sabotaged.context("without the fence")?;
+    println!("without the fence: {committed}; {wrong:?}");
+    ensure(refused.starts_with(class), || {
+        format!("as we are: {refused}")
+    })?;
+    let nothing = Wrongs {
+        topic: None,
+        view: None,
+        table: None,
+    };
+    ensure(right == nothing, || format!("as we are: {right:?}"))?;
     ensure(committed == "committed", || {
         format!("without the fence: {committed}")
     })?;
@@ -262,7 +260,7 @@ fn ensure_found(found: Option<String>, text: &str) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_fence_a_source_that_wakes_late_repeats_changes_and_the_check_finds_it()
 -> Result<()> {
-    let wrong = what_the_fence_prevents("kafka-hold-begin", "source/").await?;
+    let wrong = what_the_fence_prevents("kafka-hold-begin", "source/", "fenced").await?;
     ensure_found(wrong.topic, "once each, found")?;
     ensure_found(wrong.view, "repeats a change")?;
     ensure_found(wrong.table, "first difference")
@@ -271,7 +269,7 @@ async fn without_the_fence_a_source_that_wakes_late_repeats_changes_and_the_chec
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_fence_a_processor_that_wakes_late_turns_the_view_back_and_the_check_finds_it()
 -> Result<()> {
-    let wrong = what_the_fence_prevents("kafka-hold-begin", "processor/").await?;
+    let wrong = what_the_fence_prevents("kafka-hold-begin", "processor/", "fenced").await?;
     ensure(wrong.topic.is_none(), || format!("{wrong:?}"))?;
     ensure_found(wrong.view, "repeats a change")?;
     ensure_found(wrong.table, "first difference")
@@ -280,7 +278,9 @@ async fn without_the_fence_a_processor_that_wakes_late_turns_the_view_back_and_t
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_fence_a_sink_that_wakes_late_turns_the_table_back_and_the_check_finds_it()
 -> Result<()> {
-    let wrong = what_the_fence_prevents("sink-hold-begin", "sink-items").await?;
+    // Its session has been ended, which is part of the fence; that the epoch alone holds too, the
+    // connector's own tests show.
+    let wrong = what_the_fence_prevents("sink-hold-begin", "sink-items", "transient").await?;
     ensure(wrong.topic.is_none() && wrong.view.is_none(), || {
         format!("{wrong:?}")
     })?;

@@ -23,7 +23,7 @@ const EXPECTED: &str =
 const FOUND: &str = "select concat_ws('|', id, ver) from public.in_item order by id";
 
 /// What the checks found to be wrong, each in words.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Wrongs {
     /// The table's topic against the table.
     pub(super) topic: Option<String>,
@@ -48,6 +48,7 @@ impl Stand {
         Self::start_in(OwnServers::begin()?, adapt).await
     }
 
+    /// As [`start`](Self::start), where faults may be in the folder already.
     pub(super) async fn start_in(
         servers: OwnServers,
         adapt: impl FnOnce(&mut PlatformOptions),
@@ -59,6 +60,7 @@ impl Stand {
         Self::share(world, servers).await
     }
 
+    /// Starts a platform without workers, which finds its faults in the servers' folder `faults`.
     pub(super) async fn world(
         kit: &Kit,
         servers: &OwnServers,
@@ -75,6 +77,7 @@ impl Stand {
         World::on(options, department, subscriber).await
     }
 
+    /// Starts worker `a` and shares a table with a subscriber.
     pub(super) async fn share(mut world: World, servers: OwnServers) -> Result<Self> {
         world.platform.start_worker("a", "default").await?;
         let department = world.department.connect().await?;
@@ -106,6 +109,7 @@ impl Stand {
         Ok(stand)
     }
 
+    /// Returns the topic of the table.
     pub(super) fn topic(&self) -> String {
         self.world.topic("reg", "reg.item")
     }
@@ -128,6 +132,7 @@ impl Stand {
         Ok(())
     }
 
+    /// Waits until the view equals the table.
     pub(super) async fn equal(&self) -> Result<()> {
         self.world
             .wait_equal(EXPECTED, FOUND, PATIENCE)
@@ -155,6 +160,7 @@ impl Stand {
         .await
     }
 
+    /// Lets go what is held.
     pub(super) fn release(&self) -> Result<()> {
         fs::write(self.faults.join("release"), "")?;
         Ok(())
@@ -190,9 +196,7 @@ impl Stand {
         }
         Ok(())
     }
-}
 
-impl Stand {
     /// Waits until a transaction that was held before its beginning is over, and returns what became
     /// of it.
     pub(super) async fn over(&self, fault: &str) -> Result<String> {
@@ -242,7 +246,7 @@ impl Stand {
 
     /// Fails if the view's topic shows a change of a row twice: a record's header says which change
     /// it is from.
-    pub(super) async fn without_repeats(&self) -> Result<()> {
+    async fn without_repeats(&self) -> Result<()> {
         let topic = format!("{}.view.items.g1", self.world.platform.cluster());
         let messages = topic::read(&self.world.kafka, &topic).await;
         let mut seen = BTreeSet::new();
