@@ -43,6 +43,14 @@ create table source_claim (
     slot text not null unique
 );
 
+-- Whose topics under a prefix are. It outlives connectors, as the topics do: a prefix once used
+-- belongs to its first owner until the platform releases it.
+create table topic_prefix (
+    prefix text primary key,
+    owner text not null,
+    created_at timestamptz not null default now()
+);
+
 create table sink_input (
     connector text not null references connector on delete cascade,
     owner text not null,
@@ -60,10 +68,12 @@ comment on column sink_input.fixed is 'id and partitions of the topic, when the 
 create table schema (
     id integer primary key,
     owner text not null,
-    hash bytea not null unique,
+    hash bytea not null,
     text text not null,
     created_at timestamptz not null default now()
 );
+create index on schema (hash);
+comment on column schema.hash is 'of one id, except after a restore from a backup, where ids are found again that were issued since';
 
 -- One row. An id at or below the highest that was ever issued is never issued again.
 create table schema_id_highest (
@@ -113,12 +123,50 @@ create table view (
     valid_until_ms bigint,
     kafka_principal text,
     acl_granted boolean not null default false,
+    acl_confirmed boolean not null default false,
+    share text not null,
+    withdrawn jsonb not null default '[]',
+    rekeyed boolean not null default false,
+    withdrawn_since bigint not null,
+    is_refilling boolean not null default false,
+    fill_ends jsonb,
+    closing_at timestamptz,
     created_at timestamptz not null default now(),
     revoked_at timestamptz,
     check ((state = 'live') = (revoked_at is null))
 );
 create index on view (source_topic);
+create index on view (owner, share);
+comment on column view.acl_granted is 'written before the grant is made, so that whoever may have it is known';
+comment on column view.withdrawn is 'columns whose values in generations since withdrawn_since must be nowhere any more';
+comment on column view.rekeyed is 'whether keys in a generation since withdrawn_since are others than now';
+comment on column view.withdrawn_since is 'the generation up to which every sink was known to have forgotten what was withdrawn';
+comment on column view.fill_ends is 'by partition, the offset behind the first fill of this generation; null until it is known';
+comment on column view.closing_at is 'since when the generation is being closed, so that nobody is granted its topic';
 comment on column view.compiled is 'what processors get in their task beside state and version: schemas, topic, table';
+
+-- A generation that was closed because what it held is granted no longer. Its topic goes when its
+-- writers have let go of it, or at the bound; then the row goes too.
+create table view_generation (
+    view text not null references view,
+    generation bigint not null,
+    owner text not null,
+    topic text not null,
+    source_topic text not null,
+    rows bigint not null,
+    kafka_principal text,
+    closed_at timestamptz not null default now(),
+    primary key (view, generation)
+);
+
+create table share (
+    owner text not null,
+    name text not null,
+    key_version integer not null default 1,
+    secret_fingerprint text,
+    primary key (owner, name)
+);
+comment on column share.secret_fingerprint is 'of the master secret under which a processor first wrote keys or hashes of this key version';
 
 create table task (
     id text primary key,
@@ -146,7 +194,9 @@ create table outbox (
     key text not null,
     value text,
     created_at timestamptz not null default now(),
-    published_at timestamptz
+    published_at timestamptz,
+    refused text
 );
+comment on column outbox.refused is 'why Kafka will never take this record, which therefore holds nobody up';
 create index outbox_not_published on outbox (id) where published_at is null;
 create index outbox_published on outbox (published_at) where published_at is not null;

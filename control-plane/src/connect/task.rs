@@ -23,12 +23,15 @@ pub(crate) async fn write_task(
         source,
     };
     let (kind, config) = if connector.kind == PluginKind::Source.as_str() {
-        let config = json!({"class": connector.class, "properties": connector.config});
+        let config = json!({
+            "owner": connector.owner, "class": connector.class, "properties": connector.config,
+        });
         (TaskKind::Source, config)
     } else {
         let inputs = task_inputs(app, tx, connector).await?;
         let config = json!({
-            "class": connector.class, "properties": connector.config, "inputs": inputs,
+            "owner": connector.owner, "class": connector.class, "properties": connector.config,
+            "inputs": inputs,
         });
         (TaskKind::Sink, config)
     };
@@ -58,17 +61,7 @@ async fn task_inputs(
             None => None,
         };
         if let Some(view) = view {
-            inputs.push(json!({
-                "name": app.cluster.view_alias(&view.name),
-                "topic": view.compiled.topic,
-                "topic_id": view.compiled.topic_id,
-                "partitions": view.partitions,
-                "view": view.name,
-                "generation": view.generation,
-                "version": view.version,
-                "state": if view.is_live() { "live" } else { "revoked" },
-                "valid_until_ms": view.valid_until_ms,
-            }));
+            inputs.push(crate::views::sink_input(app, &view, &connector.owner));
         } else if let Some(Json(fixed)) = input.fixed {
             inputs.push(json!({
                 "name": input.name,

@@ -21,24 +21,29 @@ use crate::App;
 use crate::access::{self, NewToken, Organisation};
 use crate::caller::Caller;
 use crate::connect;
+use crate::connect::prefix::{self, Prefix};
 use crate::connect::status::ConnectorStatus;
 use crate::error::Error;
 use crate::store::tokens::Listed;
 use crate::tables::{self, CapturedTable};
-use crate::views::{self, ViewStatus};
+use crate::views::{self, Preview, Rotation, ViewStatus};
 
 type Answer<T> = Result<Json<T>, Failed>;
 
 pub(crate) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list_views, create_view))
-        .routes(routes!(get_view, delete_view))
+        .routes(routes!(get_view, change_view, delete_view))
         .routes(routes!(view_status))
         .routes(routes!(revoke_view))
+        .routes(routes!(restart_view))
+        .routes(routes!(rotate_key))
         .routes(routes!(list_connectors))
         .routes(routes!(get_connector))
         .routes(routes!(list_deletions))
         .routes(routes!(forget_deletion))
+        .routes(routes!(list_prefixes))
+        .routes(routes!(release_prefix))
         .routes(routes!(list_tables))
         .routes(routes!(list_locations))
         .routes(routes!(list_tokens, create_token))
@@ -84,6 +89,24 @@ struct NewView {
     valid_until: Option<String>,
     /// Where it is computed.
     location: Option<String>,
+}
+
+/// How to change a view.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+struct HowToChange {
+    /// Only says what the change would come to, by what the location has of the table now.
+    dry_run: bool,
+}
+
+/// Whose share.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+struct WhoseShare {
+    /// The organisation, where several have a share of this name.
+    owner: Option<String>,
 }
 
 /// A connector and everything that its worker reports.
@@ -164,6 +187,57 @@ async fn view_status(
 ) -> Answer<ViewStatus> {
     let view = views::get(&app, &caller, &name).await?;
     Ok(Json(views::of(&app, &caller, &view).await?))
+}
+
+/// Changes a live view: its columns, masks, condition, validity or title. What was delivered and is
+/// granted no longer is taken away first; what is granted anew is filled in.
+#[utoipa::path(put, path = "/api/v1/views/{view}", tag = "platform", params(HowToChange), request_body = NewView,
+    responses((status = 200, description = "The view; with `dry_run`, what the change would come to", body = ViewStatus),
+        (status = 202, description = "With `dry_run`: what the change would come to", body = Preview),
+        (status = 400, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 503, description = "Kafka is away", body = ErrorBody)))]
+async fn change_view(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Params(how): Params<HowToChange>,
+    Body(document): Body<ViewDocument>,
+) -> Result<Response, Failed> {
+    if how.dry_run {
+        let preview = views::preview(&app, &caller, &name, document).await?;
+        return Ok((StatusCode::ACCEPTED, Json(preview)).into_response());
+    }
+    let view = views::change(&app, &caller, &name, document).await?;
+    Ok(Json(views::of(&app, &caller, &view).await?).into_response())
+}
+
+/// Starts the processors of a view's table again: a view that was suspended, and tasks that failed,
+/// try again.
+#[utoipa::path(post, path = "/api/v1/views/{view}/restart", tag = "platform",
+    responses((status = 202, body = ViewStatus), (status = 404, body = ErrorBody)))]
+async fn restart_view(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Response, Failed> {
+    let view = views::restart(&app, &caller, &name).await?;
+    let status = views::of(&app, &caller, &view).await?;
+    Ok((StatusCode::ACCEPTED, Json(status)).into_response())
+}
+
+/// Gives a share another key: hidden keys and hashes of its views are computed anew, and what was
+/// computed with the former key is taken away first.
+#[utoipa::path(post, path = "/api/v1/shares/{share}/rotate-key", tag = "platform", params(WhoseShare),
+    responses((status = 202, body = Rotation), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 503, description = "Kafka is away", body = ErrorBody)))]
+async fn rotate_key(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(share): Path<String>,
+    Params(whose): Params<WhoseShare>,
+) -> Result<Response, Failed> {
+    let rotation = views::rotate(&app, &caller, &share, whose.owner.as_deref()).await?;
+    Ok((StatusCode::ACCEPTED, Json(rotation)).into_response())
 }
 
 /// Takes a view back, as `revoke` does.
@@ -264,6 +338,25 @@ async fn forget_deletion(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Lists topic prefixes and whose they are.
+#[utoipa::path(get, path = "/api/v1/prefixes", tag = "platform",
+    responses((status = 200, body = Vec<Prefix>)))]
+async fn list_prefixes(State(app): State<Arc<App>>, caller: Caller) -> Answer<Vec<Prefix>> {
+    Ok(Json(prefix::list(&app, &caller).await?))
+}
+
+/// Lets anybody take a topic prefix whose topics are gone.
+#[utoipa::path(delete, path = "/api/v1/prefixes/{prefix}", tag = "platform",
+    responses((status = 204), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn release_prefix(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Failed> {
+    prefix::release(&app, &caller, &name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// Lists captured tables.
 #[utoipa::path(get, path = "/api/v1/tables", tag = "platform",
     responses((status = 200, body = Vec<CapturedTable>)))]
@@ -271,11 +364,11 @@ async fn list_tables(State(app): State<Arc<App>>, caller: Caller) -> Answer<Vec<
     Ok(Json(tables::list(&app, &caller).await?))
 }
 
-/// Lists locations.
+/// Lists the locations that the caller may use.
 #[utoipa::path(get, path = "/api/v1/locations", tag = "platform",
     responses((status = 200, body = Vec<String>)))]
-async fn list_locations(State(app): State<Arc<App>>, _caller: Caller) -> Json<Vec<String>> {
-    Json(app.locations.clone())
+async fn list_locations(State(app): State<Arc<App>>, caller: Caller) -> Json<Vec<String>> {
+    Json(app.whose_locations.of(&caller))
 }
 
 /// Lists the tokens of the caller's organisation; the platform's sees all.

@@ -17,8 +17,10 @@ use sqlx::{PgConnection, PgPool, Postgres};
 use crate::error::Error;
 
 pub(crate) mod connectors;
+pub(crate) mod generations;
 pub(crate) mod outbox;
 pub(crate) mod schemas;
+pub(crate) mod shares;
 pub(crate) mod tasks;
 pub(crate) mod tokens;
 pub(crate) mod views;

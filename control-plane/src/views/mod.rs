@@ -11,6 +11,12 @@
 //! A processor task is one partition of a table's topic and lists every view over it, so a new view
 //! is a new version of each of these tasks. All views of a topic are computed at one location.
 //!
+//! # Changing one
+//!
+//! Is a new version of its processors' tasks where the policy can change in place, and another
+//! generation where something that was delivered is granted no longer (see `change` and
+//! `generation`, and `hutong_policies::change` for which is which).
+//!
 //! # Taking one back
 //!
 //! Is a target state: the transaction sets the view to revoked under its next version and tells
@@ -20,26 +26,34 @@
 
 use hutong_policies::{DocumentError, ViewDocument, ViewPlan, ViewState, ViewTask};
 use hutong_schemas::position::SchemaId;
+use hutong_schemas::table::TableSchema;
 use hutong_transport::admin::{TopicInfo, TopicSpec};
 use hutong_transport::names::DEFAULT_LOCATION;
 use hutong_transport::record::{TargetState, TaskKind};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::types::Json;
 use sqlx::{Connection, PgConnection};
 
 use crate::App;
-use crate::caller::{Caller, Role};
+use crate::caller::{Caller, PLATFORM, Role};
 use crate::connect;
 use crate::error::{Error, Mistake};
 use crate::live::Captured;
 use crate::registry;
 use crate::store::tasks::{self, Wanted, processor_task};
 use crate::store::views::{self, GONE, LIVE, View};
-use crate::store::{connectors, lock_desired_state, tokens};
+use crate::store::{connectors, lock_desired_state, shares, tokens};
 
+mod change;
+mod generation;
+mod preview;
+mod rotation;
 mod status;
 
-pub(crate) use status::{ViewStatus, of, progress};
+pub(crate) use change::change;
+pub(crate) use preview::{Preview, preview};
+pub(crate) use rotation::{Rotation, rotate};
+pub(crate) use status::{ViewStatus, fill_ends, fingerprint, has_let_go, of, progress};
 
 /// Lists the views that a caller gives or receives; those over one table if it is named, by its topic
 /// or as `schema.table`.
@@ -85,7 +99,7 @@ pub(crate) async fn create(
     let (captured, owner) = find_table(app, caller, &document.source.topic).await?;
     let plan =
         hutong_policies::compile(&document, &captured.record.table).map_err(|e| refused(&e))?;
-    let location = location(app, &document)?;
+    let location = location(app, caller, &document)?;
     if document
         .valid_until_ms()
         .is_some_and(|end| end <= crate::now_ms())
@@ -97,14 +111,34 @@ pub(crate) async fn create(
         views::get(&mut db, &document.name).await?
     };
     refuse_existing(caller, before.as_ref())?;
+    if let Some(before) = before
+        .as_ref()
+        .filter(|before| before.subscriber != document.subscriber)
+    {
+        // Sinks subscribe by the name, and those of the former subscriber still do.
+        return Err(Error::field(
+            "name",
+            format!(
+                "\"{}\" was a view for \"{}\"; one for another subscriber needs another name",
+                before.name, before.subscriber
+            ),
+        ));
+    }
+    let generation = before.as_ref().map_or(1, |before| before.generation + 1);
+    let generation = unused_generation(app, &document.name, generation).await?;
     let draft = Draft {
-        generation: before.as_ref().map_or(1, |before| before.generation + 1),
+        generation,
         version: before.as_ref().map_or(1, |before| before.version + 1),
+        value_schema: plan.value_schema(),
         document,
         plan,
-        captured,
+        table: captured.record.table,
         owner,
         location,
+        withdrawn: Vec::new(),
+        rekeyed: false,
+        withdrawn_since: generation,
+        is_refilling: false,
     };
     let (source, own) = ensure_topics(app, &draft).await?;
 
@@ -150,7 +184,11 @@ pub(crate) async fn revoke(app: &App, caller: &Caller, name: &str) -> Result<Vie
         && let Some(principal) = &view.kafka_principal
     {
         match app.admin.revoke_read(principal, &view.compiled.topic).await {
-            Ok(_) => views::set_acl(&mut db, &view, false).await?,
+            Ok(_) => {
+                if let Some(now) = views::get(&mut db, name).await? {
+                    views::end_grant(&mut db, &now).await?;
+                }
+            }
             Err(error) => {
                 let error = crate::error::chain(&error);
                 tracing::warn!(view = name, error, "the leader will take the grant away");
@@ -158,6 +196,24 @@ pub(crate) async fn revoke(app: &App, caller: &Caller, name: &str) -> Result<Vie
         }
     }
     drop(db);
+    get(app, caller, name).await
+}
+
+/// Starts the processors of a view's table again, as they are: what stopped them, or suspended the
+/// view, is tried again.
+pub(crate) async fn restart(app: &App, caller: &Caller, name: &str) -> Result<View, Error> {
+    caller.require(Role::Operator)?;
+    let view = get(app, caller, name).await?;
+    if !caller.sees(&view.owner) {
+        return Err(Error::forbidden(format!(
+            "view \"{name}\" can be restarted by who gives it, not by who receives it"
+        )));
+    }
+    let mut tx = app.store.begin_change().await?;
+    for task in tasks::processors(&mut tx, &view.source_topic).await? {
+        tasks::restart(&mut tx, &app.cluster, &task.id).await?;
+    }
+    tx.commit().await?;
     get(app, caller, name).await
 }
 
@@ -220,22 +276,70 @@ pub(crate) async fn write_processors(
 }
 
 /// Tells the sinks of a view how it is now.
-async fn write_sinks(app: &App, tx: &mut PgConnection, view: &str) -> Result<(), Error> {
+pub(crate) async fn write_sinks(app: &App, tx: &mut PgConnection, view: &str) -> Result<(), Error> {
     for sink in connectors::sinks_of_view(tx, view).await? {
         connect::write_task(app, tx, &sink).await?;
     }
     Ok(())
 }
 
-/// What is to become a view.
+/// Returns what the task of an organisation's sink carries of a view. Who neither gives nor receives
+/// it gets nothing, whatever the sink was made for.
+pub(crate) fn sink_input(app: &App, view: &View, sink_owner: &str) -> Value {
+    let is_concerned = [PLATFORM, &view.owner, &view.subscriber].contains(&sink_owner);
+    let mut input = json!({
+        "name": app.cluster.view_alias(&view.name),
+        "topic": view.compiled.topic,
+        "topic_id": view.compiled.topic_id,
+        "partitions": view.partitions,
+        "view": view.name,
+        "generation": view.generation,
+        "version": view.version,
+        "state": if view.is_live() && is_concerned { "live" } else { "revoked" },
+        "valid_until_ms": view.valid_until_ms,
+        "withdrawn": view.withdrawn,
+        "rekeyed": view.rekeyed,
+        "withdrawn_since": view.withdrawn_since,
+    });
+    if let Some(ends) = &view.fill_ends {
+        input["fill_ends"] = json!(ends);
+    }
+    input
+}
+
+/// Returns the first generation, from one on, whose topic was never written. The store knows what it
+/// has used, unless it was restored from a backup: then the topic of a later life may be there, with
+/// the rows and the readers of another grant.
+async fn unused_generation(app: &App, view: &str, from: i64) -> Result<i64, Error> {
+    let mut generation = from;
+    loop {
+        let topic = app.cluster.view(view, generation.unsigned_abs());
+        if app.admin.topic(&topic).await?.is_none() {
+            return Ok(generation);
+        }
+        let ends = app.admin.end_offsets(&topic, Isolation::ReadUncommitted);
+        if ends.await?.iter().all(|end| *end == 0) {
+            return Ok(generation);
+        }
+        tracing::warn!(topic, "a view's topic that the store does not know; delete it");
+        generation += 1;
+    }
+}
+
+/// What is to become a generation of a view.
 struct Draft {
     document: ViewDocument,
     plan: ViewPlan,
-    captured: Captured,
+    value_schema: String,
+    table: TableSchema,
     owner: String,
     location: String,
     generation: i64,
     version: i64,
+    withdrawn: Vec<String>,
+    rekeyed: bool,
+    withdrawn_since: i64,
+    is_refilling: bool,
 }
 
 impl Draft {
@@ -254,7 +358,13 @@ async fn find_table(app: &App, caller: &Caller, topic: &str) -> Result<(Captured
             ),
         )
     };
-    let Some(captured) = app.live.table(topic) else {
+    let mut db = app.store.acquire().await?;
+    let prefix = connectors::prefix_of_topic(&mut db, topic).await?;
+    drop(db);
+    let location = prefix
+        .as_ref()
+        .and_then(|prefix| prefix.location.as_deref());
+    let Some(captured) = app.live.table(topic, location) else {
         if app.live.tables_known() {
             return Err(missing());
         }
@@ -262,33 +372,18 @@ async fn find_table(app: &App, caller: &Caller, topic: &str) -> Result<(Captured
             "captured tables have not been read from Kafka yet; try again later",
         ));
     };
-    let mut db = app.store.acquire().await?;
-    match connectors::claim_of_topic(&mut db, topic).await? {
-        Some(claim) if caller.sees(&claim.owner) => Ok((captured, claim.owner)),
+    match prefix {
+        Some(prefix) if caller.sees(&prefix.owner) => Ok((captured, prefix.owner)),
         None if caller.is_platform() => Ok((captured, caller.owner.clone())),
         Some(_) | None => Err(missing()),
     }
 }
 
-fn location(app: &App, document: &ViewDocument) -> Result<String, Error> {
-    let is_known = |location: &str| app.locations.iter().any(|known| known == location);
-    match &document.location {
-        Some(location) if is_known(location) => Ok(location.clone()),
-        Some(location) => Err(Error::field(
-            "location",
-            format!(
-                "\"{location}\" is not a location of this installation, which has {}",
-                app.locations.join(", ")
-            ),
-        )),
-        None if is_known(DEFAULT_LOCATION) => Ok(DEFAULT_LOCATION.to_owned()),
-        None => Err(Error::field(
-            "location",
-            format!(
-                "is needed: this installation has {}",
-                app.locations.join(", ")
-            ),
-        )),
+fn location(app: &App, caller: &Caller, document: &ViewDocument) -> Result<String, Error> {
+    let wanted = document.location.as_deref().unwrap_or(DEFAULT_LOCATION);
+    match app.whose_locations.refusal(caller, wanted) {
+        None => Ok(wanted.to_owned()),
+        Some(refusal) => Err(Error::field("location", refusal)),
     }
 }
 
@@ -346,17 +441,12 @@ async fn assemble(
 ) -> Result<View, Error> {
     let name = draft.document.name.clone();
     let topic = app.cluster.view(&name, draft.generation());
-    let (key_schema, value_schema) = (draft.plan.key_schema(), draft.plan.value_schema());
+    let (key_schema, value_schema) = (draft.plan.key_schema(), draft.value_schema);
     let mut ids = Vec::new();
     for (part, schema) in [("key", &key_schema), ("value", &value_schema)] {
-        let wanted = registry::For {
-            subject: &format!("{topic}-{part}"),
-            owner: &draft.owner,
-            view: Some(&name),
-        };
-        let id = registry::register_text(tx, &app.cluster, wanted, schema).await?;
-        ids.push(SchemaId(id.unsigned_abs()));
+        ids.push(register_part(app, tx, &draft.owner, &name, &topic, part, schema).await?);
     }
+    let share = shares::ensure(tx, &draft.owner, &draft.document.share).await?;
     let compiled = ViewTask {
         name: name.clone(),
         document: draft.document.clone(),
@@ -364,13 +454,16 @@ async fn assemble(
         generation: u32::try_from(draft.generation).unwrap_or(u32::MAX),
         topic,
         topic_id: own.id.0.clone(),
-        table: draft.captured.record.table,
+        table: draft.table,
         key_schema_id: ids[0],
         value_schema_id: ids[1],
         key_schema,
         value_schema,
-        secret_fingerprint: None,
-        share_key_version: 1,
+        secret_fingerprint: share
+            .secret_fingerprint
+            .filter(|_| draft.plan.needs_secret()),
+        needs_secret: draft.plan.needs_secret(),
+        share_key_version: share.key_version.unsigned_abs(),
         state: ViewState::Live,
         valid_until_ms: draft.document.valid_until_ms(),
     };
@@ -389,9 +482,41 @@ async fn assemble(
         valid_until_ms: draft.document.valid_until_ms(),
         kafka_principal: tokens::principal(tx, &draft.document.subscriber).await?,
         acl_granted: false,
+        acl_confirmed: false,
+        withdrawn: Json(draft.withdrawn),
+        rekeyed: draft.rekeyed,
+        withdrawn_since: draft.withdrawn_since,
+        is_refilling: draft.is_refilling,
+        fill_ends: None,
+        is_closing: false,
         created_at_ms: crate::now_ms(),
         revoked_at_ms: None,
         document: Json(draft.document),
         compiled: Json(compiled),
     })
+}
+
+/// Registers a schema of a view's generation and returns its id.
+async fn register_part(
+    app: &App,
+    tx: &mut PgConnection,
+    owner: &str,
+    view: &str,
+    topic: &str,
+    part: &str,
+    schema: &str,
+) -> Result<SchemaId, Error> {
+    let wanted = registry::For {
+        subject: &format!("{topic}-{part}"),
+        owner,
+        view: Some(view),
+    };
+    let id = registry::register_text(tx, &app.cluster, wanted, schema).await?;
+    Ok(SchemaId(id.unsigned_abs()))
+}
+
+fn already_changed(name: &str) -> Error {
+    Error::conflict(format!(
+        "View {name} was changed by somebody else meanwhile; look at it and try again"
+    ))
 }

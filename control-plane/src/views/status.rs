@@ -3,6 +3,8 @@
 //! Who receives a view sees its own rows' fate and no more: not the condition, whose constants may
 //! tell of rows it never gets, and not the processors' errors, which may name columns it may not see.
 
+use std::collections::BTreeMap;
+
 use hutong_policies::document::Column;
 use hutong_transport::record::StatusRecord;
 use serde::Serialize;
@@ -14,6 +16,7 @@ use crate::App;
 use crate::caller::Caller;
 use crate::connect::status as connect_status;
 use crate::error::Error;
+use crate::store::generations::Closed;
 use crate::store::tasks::{self, Row};
 use crate::store::views::View;
 use crate::store::{connectors, views};
@@ -64,6 +67,14 @@ pub(crate) struct ViewStatus {
     complete: bool,
     /// Rows that the view holds, as last reported.
     rows: i64,
+    /// Rows of the table that were looked at to bring the view to this version, of `total`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filled: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total: Option<i64>,
+    /// Seconds until it is complete, at the speed so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eta_seconds: Option<i64>,
     /// Its partitions.
     partitions: Vec<PartitionStatus>,
     /// Its sinks.
@@ -94,11 +105,14 @@ pub(crate) struct PartitionStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<i64>,
     rows: i64,
-    /// Rows looked at by the first fill, and how many there are.
+    /// Rows of the table that were looked at to bring the view to this version, and how many there are.
     #[serde(skip_serializing_if = "Option::is_none")]
     filled: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     total: Option<i64>,
+    /// Seconds until all are looked at, at the speed so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eta_seconds: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_offset: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -148,6 +162,87 @@ pub(crate) async fn progress(
     Ok(total(view, &parts))
 }
 
+/// Returns whether every processor has committed that it writes no more to the topic of a closed
+/// generation.
+pub(crate) async fn has_let_go(
+    app: &App,
+    db: &mut PgConnection,
+    closed: &Closed,
+) -> Result<bool, Error> {
+    let tasks = tasks::processors(db, &closed.source_topic).await?;
+    Ok(tasks.iter().all(|task| {
+        let part = Part::of_any_generation(app, task, &closed.view);
+        match part.entry["generation"].as_i64() {
+            Some(generation) => generation > closed.generation,
+            None => part.has_taken_up_its_task(),
+        }
+    }))
+}
+
+/// Returns where the first fill of a view's generation has ended, by partition, once every partition
+/// has said so.
+pub(crate) async fn fill_ends(
+    app: &App,
+    db: &mut PgConnection,
+    view: &View,
+) -> Result<Option<BTreeMap<i32, i64>>, Error> {
+    let tasks = tasks::processors(db, &view.source_topic).await?;
+    let ends: BTreeMap<i32, i64> = (0..)
+        .zip(&tasks)
+        .filter_map(|(partition, task)| {
+            let end = Part::read(app, task, view).entry["fill_end"].as_i64()?;
+            Some((partition, end))
+        })
+        .collect();
+    let complete = usize::try_from(view.partitions).is_ok_and(|wanted| ends.len() == wanted);
+    Ok(complete.then_some(ends))
+}
+
+/// Returns the fingerprint of the master secret with which a processor computes a view's keys or
+/// hashes, if one has taken up the view and says so.
+pub(crate) async fn fingerprint(
+    app: &App,
+    db: &mut PgConnection,
+    view: &View,
+) -> Result<Option<String>, Error> {
+    let tasks = tasks::processors(db, &view.source_topic).await?;
+    Ok(tasks.iter().find_map(|task| {
+        let part = Part::read(app, task, view);
+        if part.view_state() == Some("suspended") {
+            return None;
+        }
+        Some(part.entry["secret_fingerprint"].as_str()?.to_owned())
+    }))
+}
+
+/// Returns whether a partition of a view cannot go on because of the view itself.
+pub(crate) async fn is_suspended(app: &App, view: &View) -> Result<bool, Error> {
+    let mut db = app.store.acquire().await?;
+    let tasks = tasks::processors(&mut db, &view.source_topic).await?;
+    let mut parts = tasks.iter().map(|task| Part::read(app, task, view));
+    Ok(parts.any(|part| part.view_state() == Some("suspended")))
+}
+
+/// Returns whether every sink of a view has forgotten what the view's generation withdrew.
+pub(crate) async fn sinks_have_swept(app: &App, view: &View) -> Result<bool, Error> {
+    let mut db = app.store.acquire().await?;
+    let sinks = connectors::sinks_of_view(&mut db, &view.name).await?;
+    drop(db);
+    for sink in sinks {
+        let status = connect_status::reported(app, &sink).await?;
+        let input = status.as_ref().and_then(|status| own_input(view, status));
+        let swept = input.and_then(|input| input["swept_generation"].as_i64());
+        if swept.is_none_or(|swept| swept < view.generation) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn sum(parts: &[Part], field: &str) -> Option<i64> {
+    parts.iter().map(|part| part.entry[field].as_i64()).sum()
+}
+
 fn total(view: &View, parts: &[Part]) -> Progress {
     let in_force = |part: &Part| part.version.is_some_and(|version| version >= view.version);
     let complete = |part: &Part| in_force(part) && part.view_state() == Some("live");
@@ -181,7 +276,8 @@ pub(crate) async fn of(app: &App, caller: &Caller, view: &View) -> Result<ViewSt
         .filter(|sink| gives || caller.sees(&sink.owner))
     {
         let status = connect_status::reported(app, sink).await?;
-        sink_statuses.push(sink_status(sink.name.clone(), view, status.as_ref()));
+        let is_own = caller.sees(&sink.owner);
+        sink_statuses.push(sink_status(&sink.name, is_own, view, status.as_ref()));
     }
     let document = &view.document.0;
     Ok(ViewStatus {
@@ -208,6 +304,12 @@ pub(crate) async fn of(app: &App, caller: &Caller, view: &View) -> Result<ViewSt
         in_force: progress.in_force,
         complete: progress.complete,
         rows: progress.rows,
+        filled: sum(&parts, "filled").filter(|_| gives),
+        total: sum(&parts, "total").filter(|_| gives),
+        eta_seconds: parts
+            .iter()
+            .filter_map(|part| part.entry["eta_seconds"].as_i64())
+            .max(),
         partitions: parts
             .into_iter()
             .zip(0..)
@@ -239,14 +341,25 @@ struct Part {
 
 impl Part {
     fn read(app: &App, task: &Row, view: &View) -> Self {
+        let mut part = Self::of_any_generation(app, task, &view.name);
+        if part.entry["generation"] != view.generation {
+            part.entry = Value::Null;
+            part.version = None;
+            part.rows = 0;
+        }
+        part
+    }
+
+    fn of_any_generation(app: &App, task: &Row, view: &str) -> Self {
         let status = app.live.status(&task.location, &task.id);
         let status = status.filter(|status| connect_status::is_about(status, task.first_version));
         let entries = status
             .as_ref()
             .and_then(|status| status.details["views"].as_array());
-        let own = entries.into_iter().flatten().find(|entry| {
-            entry["name"] == view.name.as_str() && entry["generation"] == view.generation
-        });
+        let own = entries
+            .into_iter()
+            .flatten()
+            .find(|entry| entry["name"] == view);
         let entry = own.cloned().unwrap_or_default();
         Self {
             task: task.id.clone(),
@@ -268,10 +381,14 @@ impl Part {
             Some(version) => {
                 version >= view.version && matches!(self.view_state(), Some("gone" | "revoked"))
             }
-            None => self.status.as_ref().is_some_and(|status| {
-                i64::try_from(status.version).is_ok_and(|version| version >= self.task_version)
-            }),
+            None => self.has_taken_up_its_task(),
         }
+    }
+
+    fn has_taken_up_its_task(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| {
+            i64::try_from(status.version).is_ok_and(|version| version >= self.task_version)
+        })
     }
 
     fn show(self, partition: i64, gives: bool) -> PartitionStatus {
@@ -292,7 +409,13 @@ impl Part {
             error.map(|_| "an error on the side of who gives this view".to_owned())
         };
         let details = self.status.as_ref().map(|status| &status.details);
-        let number = |name: &str| details.and_then(|details| details[name].as_i64());
+        // How many rows the table has and how often it changes is the giver's to know.
+        let number = |name: &str| {
+            details
+                .filter(|_| gives)
+                .and_then(|details| details[name].as_i64())
+        };
+        let entry = |name: &str| self.entry[name].as_i64().filter(|_| gives);
         PartitionStatus {
             partition,
             state: self
@@ -306,8 +429,9 @@ impl Part {
             view_state: self.view_state().map(str::to_owned),
             version: self.version,
             rows: self.rows,
-            filled: self.entry["filled"].as_i64(),
-            total: self.entry["total"].as_i64(),
+            filled: entry("filled"),
+            total: entry("total"),
+            eta_seconds: self.entry["eta_seconds"].as_i64(),
             next_offset: number("next_offset"),
             end_offset: number("end_offset"),
             error,
@@ -316,21 +440,51 @@ impl Part {
     }
 }
 
-fn sink_status(connector: String, view: &View, status: Option<&StatusRecord>) -> SinkStatus {
-    let inputs = status.and_then(|status| status.details["inputs"].as_array());
-    let own = inputs.into_iter().flatten().find(|input| {
+fn own_input<'a>(view: &View, status: &'a StatusRecord) -> Option<&'a Value> {
+    let inputs = status.details["inputs"].as_array();
+    inputs.into_iter().flatten().find(|input| {
         input["view"] == view.name.as_str()
             || input["topic"] == view.compiled.topic.as_str()
             || input["name"].as_str().is_some_and(|name| {
                 name.rsplit_once(".view.")
                     .is_some_and(|(_, view_name)| view_name == view.name)
             })
+    })
+}
+
+/// Shows a sink. What its whole task says may be about other views, which are nobody's business but
+/// its owner's.
+fn sink_status(
+    connector: &str,
+    is_own: bool,
+    view: &View,
+    status: Option<&StatusRecord>,
+) -> SinkStatus {
+    let own = status.and_then(|status| own_input(view, status));
+    let own_error = own.and_then(|input| match &input["error"] {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        report => report["message"].as_str().map(str::to_owned),
     });
+    let trace = status.and_then(connect_status::trace);
+    let error = if is_own {
+        own_error.or(trace)
+    } else {
+        own_error
+            .or(trace)
+            .map(|_| "an error on the side of who receives this view".to_owned())
+    };
+    let mut input = own.cloned().unwrap_or_default();
+    if !is_own && let Some(fields) = input.as_object_mut() {
+        fields.remove("error");
+    }
     SinkStatus {
-        connector,
+        connector: connector.to_owned(),
         state: status.map_or("UNASSIGNED", |status| connect_status::name(status.state)),
-        worker_id: status.map_or_else(String::new, |status| status.worker_id.clone()),
-        input: own.cloned().unwrap_or_default(),
-        error: status.and_then(connect_status::trace),
+        worker_id: status
+            .filter(|_| is_own)
+            .map_or_else(String::new, |status| status.worker_id.clone()),
+        input,
+        error,
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Api, Platform, run, sink, source, until};
 
-fn column(name: &str, attnum: i16, sql_type: SqlType) -> Column {
+pub(crate) fn column(name: &str, attnum: i16, sql_type: SqlType) -> Column {
     Column {
         name: name.to_owned(),
         attnum,
@@ -21,7 +21,7 @@ fn column(name: &str, attnum: i16, sql_type: SqlType) -> Column {
 }
 
 /// A table of two partitions with a key, a column to grant and one to keep.
-fn table(topic: &str) -> TableRecord {
+pub(crate) fn table(topic: &str) -> TableRecord {
     TableRecord {
         v: 1,
         connector: "aic".to_owned(),
@@ -46,7 +46,7 @@ fn table(topic: &str) -> TableRecord {
     }
 }
 
-fn document(topic: &str) -> Value {
+pub(crate) fn document(topic: &str) -> Value {
     json!({
         "name": "s03",
         "share": "s03",
@@ -58,7 +58,7 @@ fn document(topic: &str) -> Value {
 }
 
 /// A platform with a source of the organisation `aic` and its captured table.
-async fn with_table() -> (Platform, String, String) {
+pub(crate) async fn with_table() -> (Platform, String, String) {
     let platform = Platform::with_kafka().await;
     platform.ready().await;
     let aic = platform.token("aic", "operator").await;
@@ -83,7 +83,7 @@ async fn with_table() -> (Platform, String, String) {
     (platform, aic, topic)
 }
 
-async fn end(platform: Platform, topics: &[&str]) {
+pub(crate) async fn end(platform: Platform, topics: &[&str]) {
     let admin = Admin::new(&platform.kafka).unwrap();
     for topic in topics {
         admin.delete_topic(topic).await.unwrap();
@@ -91,7 +91,11 @@ async fn end(platform: Platform, topics: &[&str]) {
     platform.end().await;
 }
 
-async fn post(platform: &Platform, token: &str, document: Value) -> crate::harness::Answer {
+pub(crate) async fn post(
+    platform: &Platform,
+    token: &str,
+    document: Value,
+) -> crate::harness::Answer {
     platform
         .send_as(
             token,
@@ -103,7 +107,7 @@ async fn post(platform: &Platform, token: &str, document: Value) -> crate::harne
         .await
 }
 
-fn views(task: &TaskRecord) -> Vec<ViewTask> {
+pub(crate) fn views(task: &TaskRecord) -> Vec<ViewTask> {
     serde_json::from_value(task.config["views"].clone()).unwrap()
 }
 
