@@ -28,6 +28,11 @@ impl Clock {
         self.now_ms() + self.broker_ahead_ms().max(0)
     }
 
+    /// Returns the earlier of this machine's time and the broker's, by which grants begin.
+    pub(crate) fn earliest_ms(&self) -> i64 {
+        self.now_ms() + self.broker_ahead_ms().min(0)
+    }
+
     /// Returns by how much the broker's clock was ahead of ours at the last status write.
     pub(crate) fn broker_ahead_ms(&self) -> i64 {
         self.broker_ahead_ms.load(Ordering::Relaxed)

@@ -31,6 +31,20 @@
 //! too large), the transaction is aborted, the view is suspended, and the batch is done again without
 //! it; the suspension commits with that batch. It is tried again after a while, and at every start.
 //!
+//! # Changed policies
+//!
+//! A newer version of the task is taken up between two batches, so a batch is of one version. What a
+//! view's new policy moves goes in parts beside the input: after each batch of input a part follows
+//! that takes some tens of milliseconds, however slow the machine (see [`batch`]), and at least that
+//! much of every commit's time is input's. Where a generation's fill has ended is asked of the broker
+//! after its commit, because any later end is as good, and is committed itself.
+//!
+//! # Withdrawn bytes
+//!
+//! A tombstone removes what it withdraws once its segment is cleaned, and only an append ends a
+//! segment. So a partition to which nothing is appended in the time of a segment has its last record
+//! written again, whatever it is.
+//!
 //! # What we do not do
 //!
 //! Batch n+1 is not processed while n commits: it would need a second layer of pending state, and
@@ -39,6 +53,7 @@
 mod batch;
 mod board;
 mod rebuild;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -48,7 +63,7 @@ use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::class::{Class, Classified};
 use hutong_stream_processors::position::{InputPosition, ViewPosition};
 use hutong_stream_processors::{FjallStore, Processor};
-use hutong_transport::admin::Isolation;
+use hutong_transport::admin::{Isolation, TopicInfo};
 use hutong_transport::producer::{PositionWrite, Transaction, TransactionalProducer};
 use hutong_transport::reader::{PartitionReader, Start};
 use hutong_transport::record::TaskRecord;
@@ -57,6 +72,8 @@ use serde_json::Value;
 
 use self::batch::{Outcome, Work};
 use self::board::Board;
+use crate::owned::Owned;
+use crate::preview::Desk;
 use crate::task::{Stopped, TaskContext, TaskError};
 
 /// A processor's task as the control plane writes it.
@@ -100,6 +117,9 @@ pub(crate) async fn run(ctx: TaskContext) -> Result<Stopped, TaskError> {
         version: ctx.task.version,
         is_taken_up: false,
         refused_at: None,
+        desk: ctx.previews.open(&ctx.task.task),
+        counting: Vec::new(),
+        asked_end_at: None,
         ctx,
         task,
         producer,
@@ -166,9 +186,24 @@ fn position_write(
     }
 }
 
+/// How often a topic must be unknown to be missing, and how long apart: a broker that has just
+/// started may not have heard of it yet.
+const MISSING_ASKED: usize = 3;
+const MISSING_APART: Duration = Duration::from_millis(500);
+
+async fn find_topic(ctx: &TaskContext, topic: &str) -> Result<Option<TopicInfo>, TaskError> {
+    for _ in 1..MISSING_ASKED {
+        if let Some(found) = ctx.admin.topic(topic).await? {
+            return Ok(Some(found));
+        }
+        tokio::time::sleep(MISSING_APART).await;
+    }
+    Ok(ctx.admin.topic(topic).await?)
+}
+
 /// Refuses a topic that is not the one that the task was made for.
 async fn check_topic(ctx: &TaskContext, topic: &str, topic_id: &str) -> Result<(), TaskError> {
-    let found = ctx.admin.topic(topic).await?;
+    let found = find_topic(ctx, topic).await?;
     let found = found.ok_or_else(|| hutong_transport::Error::TopicMissing {
         topic: topic.to_owned(),
     })?;
@@ -180,7 +215,10 @@ async fn check_topic(ctx: &TaskContext, topic: &str, topic_id: &str) -> Result<(
         found.id
     );
     Err(TaskError::new(Class::Definite, message)
-        .with_hint("save the views over this topic again, so that they are made for the new one"))
+        .with_hint(
+            "its views were made for the former topic: revoke them and make them anew, once a new \
+             snapshot has filled this one",
+        ))
 }
 
 /// Fences whoever had the partition before, then reads what was committed for it.
@@ -231,9 +269,10 @@ async fn open_processor(
         .as_ref()
         .map(|secret| secret.reveal().as_bytes().to_vec());
     let now_ms = ctx.clock.now_ms();
+    let segment_ms = i64::try_from(ctx.view_segment.as_millis()).unwrap_or(i64::MAX);
     let opened = tokio::task::spawn_blocking(move || {
         let store = FjallStore::open(&folder)?;
-        Processor::new(
+        let mut processor = Processor::new(
             store,
             partition,
             &topic_id,
@@ -241,7 +280,9 @@ async fn open_processor(
             position,
             now_ms,
             STALE_AFTER_MS,
-        )
+        )?;
+        processor.set_segment_ms(segment_ms);
+        Ok::<_, hutong_stream_processors::Error>(processor)
     });
     Ok(opened.await.map_err(panicked)??)
 }
@@ -261,8 +302,13 @@ struct Attempt {
     /// Present but while a blocking call has it.
     work: Option<Work>,
     board: Board,
-    /// When output was last refused.
+    /// When output was last refused, or could not be read.
     refused_at: Option<Instant>,
+    /// Where requests to count rows arrive, and those that are being answered.
+    desk: Desk,
+    counting: Vec<Owned<()>>,
+    /// When the end of a view's topic was last asked for in vain.
+    asked_end_at: Option<Instant>,
 }
 
 impl Attempt {
@@ -319,6 +365,7 @@ impl Attempt {
                 return Ok(stopped);
             }
             self.let_time_pass(&reader).await?;
+            self.keep_up().await?;
             self.read(&mut reader).await?;
             if self.fill_batch(&mut reader).await? {
                 self.commit(&reader).await?;
@@ -328,6 +375,11 @@ impl Attempt {
                 .show(&self.ctx, self.work.as_ref(), &reader)
                 .await;
         }
+    }
+
+    /// Returns whether a newer version of the task waits, or a stop.
+    fn has_news(&self) -> bool {
+        *self.ctx.stop.borrow() || self.ctx.newest.borrow().version > self.version
     }
 
     /// Takes a newer version of the task up in place, between two batches.
@@ -353,26 +405,31 @@ impl Attempt {
 
     /// Validity begins and ends; what was refused is tried again; an absence ends.
     async fn let_time_pass(&mut self, reader: &PartitionReader) -> Result<(), TaskError> {
-        let now_ms = self.ctx.clock.latest_ms();
+        let clock = &self.ctx.clock;
+        let (earliest_ms, latest_ms) = (clock.earliest_ms(), clock.latest_ms());
         let at_end = reader.at_end();
         let retry = self
             .refused_at
             .is_some_and(|at| at.elapsed() >= REFUSED_RETRY);
         if retry {
             self.refused_at = None;
+            if self.work().processor.has_unreadable() {
+                self.adopt(BTreeMap::new()).await?;
+            }
         }
         self.blocking(move |work| {
             if !work.batch.is_empty() {
                 return Ok(());
             }
-            work.processor.tick(now_ms)?;
-            if at_end && work.queue.is_empty() {
-                work.processor.at_end()?;
-            }
+            work.processor.tidy()?;
             if retry {
                 work.processor.resume_refused()?;
             }
-            Ok::<_, hutong_stream_processors::Error>(())
+            if at_end && work.queue.is_empty() {
+                work.processor.at_end()?;
+            }
+            // Last, so that nothing resumes beyond its validity.
+            work.processor.tick(earliest_ms, latest_ms)
         })
         .await??;
         Ok(())
@@ -408,16 +465,32 @@ impl Attempt {
             let has_work = !self.work().queue.is_empty() || self.work().processor.has_difference();
             if self.work().permit.is_none() && has_work {
                 let bytes = u64::try_from(self.ctx.batch.bytes_max).unwrap_or(u64::MAX);
-                let permit = self.ctx.budget.acquire(bytes.saturating_mul(2)).await;
+                let mut stop = self.ctx.stop.clone();
+                let mut newest = self.ctx.newest.clone();
+                let permit = tokio::select! {
+                    permit = self.ctx.budget.acquire(bytes.saturating_mul(2)) => permit,
+                    // What is asked for is more urgent than a batch that is not begun.
+                    _ = stop.wait_for(|stop| *stop) => return Ok(false),
+                    Ok(()) = newest.changed() => return Ok(false),
+                };
                 self.work
                     .as_mut()
                     .expect("no blocking call is under way")
                     .permit = Some(permit);
             }
+            if self.work().batch.is_empty() && self.has_news() {
+                break;
+            }
             match self.blocking(Work::apply).await?? {
                 Outcome::Needs(id) => self.fetch_schema(id).await?,
                 Outcome::Full => break,
                 Outcome::Drained if reader.at_end() || self.work().batch.is_empty() => break,
+                // A version that waits does not wait for the rest of a source transaction: what was
+                // applied of it is taken back, and applied again under the new version.
+                Outcome::Drained if self.has_news() => {
+                    self.blocking(Work::aborted).await?;
+                    return Ok(false);
+                }
                 Outcome::Drained => {
                     // The rest of a source transaction, or of a batch that is not full yet.
                     let messages = reader.poll(self.ctx.batch.bytes_max, TICK).await?;
@@ -449,6 +522,8 @@ impl Attempt {
                 read_up_to_ms = self.ctx.clock.now_ms();
             }
         }
+        // A source whose clock is ahead must not hide that we are behind.
+        read_up_to_ms = read_up_to_ms.min(self.ctx.clock.now_ms());
         let work = self.work.as_mut().expect("no blocking call is under way");
         let (records, applied) = work.take_output();
         let outputs = records.records.len();

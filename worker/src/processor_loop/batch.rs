@@ -1,11 +1,11 @@
 //! A batch on its way: what was read, what was applied, what came out.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::position::SchemaId;
-use hutong_stream_processors::{Error, FjallStore, Input, Processor, Step};
+use hutong_stream_processors::{Error, FjallStore, Input, Limits, Processor, Step};
 use hutong_transport::reader::Message;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -20,7 +20,17 @@ pub(super) struct Work {
     /// The memory that the batch may take, while there is one.
     pub(super) permit: Option<OwnedSemaphorePermit>,
     limits: BatchLimits,
+    /// Rows that a part of the difference runs may look at: as many as it can in [`PART_TIME`].
+    looks_max: u64,
 }
+
+/// How long a part of the difference runs shall take: what input waits longer for its commit.
+const PART_TIME: Duration = Duration::from_millis(25);
+const LOOKS_MIN: u64 = 100;
+const LOOKS_FIRST: u64 = 1_000;
+const LOOKS_MAX: u64 = 20_000;
+/// Bytes that a part may add to a batch: its commit takes time too.
+const PART_BYTES: usize = 1024 * 1024;
 
 /// Applied and not committed.
 #[derive(Default)]
@@ -54,6 +64,19 @@ impl Batch {
     }
 }
 
+/// Returns how much the next part may look at, after one that took this long: half as much if it was
+/// too slow, twice as much if it could have been twice as long.
+fn next_looks(looks_max: u64, took: Duration) -> u64 {
+    let next = if took > PART_TIME {
+        looks_max / 2
+    } else if took * 2 < PART_TIME {
+        looks_max * 2
+    } else {
+        looks_max
+    };
+    next.clamp(LOOKS_MIN, LOOKS_MAX)
+}
+
 fn input(message: &Message) -> Input<'_> {
     Input {
         offset: message.offset,
@@ -70,6 +93,7 @@ impl Work {
             batch: Batch::default(),
             permit: None,
             limits,
+            looks_max: LOOKS_FIRST,
         }
     }
 
@@ -129,14 +153,22 @@ impl Work {
         if !self.processor.has_difference() {
             return Ok(None);
         }
-        let bytes_max = self.batch.output.buffer.len() + self.limits.bytes_max;
-        match self
-            .processor
-            .difference(&mut self.batch.output, bytes_max)?
-        {
-            Step::Done => Ok(None),
-            Step::Needs(id) => Ok(Some(id)),
-        }
+        let limits = Limits {
+            bytes_max: self.batch.output.buffer.len() + self.limits.bytes_max.min(PART_BYTES),
+            looks_max: self.looks_max,
+        };
+        let began = Instant::now();
+        let step = self.processor.difference(&mut self.batch.output, limits)?;
+        self.looks_max = next_looks(self.looks_max, began.elapsed());
+        Ok(match step {
+            Step::Done => None,
+            Step::Needs(id) => Some(id),
+        })
+    }
+
+    /// Writes the last record of a view's partition again.
+    pub(super) fn repeat(&mut self, view: usize, record: Option<(&[u8], Option<&[u8]>)>) {
+        self.processor.repeat(view, record, &mut self.batch.output);
     }
 
     /// Returns the offset behind the last applied record and that record's time; the stored ones if
@@ -177,5 +209,20 @@ impl Work {
         for message in batch.applied.into_iter().rev() {
             self.queue.push_front(message);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_cut_to_the_time_that_it_may_take() {
+        let ms = Duration::from_millis;
+        assert_eq!(next_looks(1_000, ms(100)), 500);
+        assert_eq!(next_looks(1_000, ms(20)), 1_000);
+        assert_eq!(next_looks(1_000, ms(5)), 2_000);
+        assert_eq!(next_looks(100, ms(1_000)), 100, "some progress is always made");
+        assert_eq!(next_looks(20_000, ms(1)), 20_000);
     }
 }

@@ -1,5 +1,6 @@
 //! What a processor shows of itself: details of its status, and metrics.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use hutong_stream_processors::position::Progress;
@@ -25,7 +26,18 @@ pub(super) struct Board {
     shown_at: Option<Instant>,
     /// Views with version and state: a change of these is published at once.
     shown: Vec<(String, u64, &'static str)>,
+    /// When the runs of views that are being filled were first seen here, by name.
+    runs: HashMap<String, Run>,
     is_urgent: bool,
+}
+
+/// A difference run as it was first seen, from which its speed is told.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    generation: u32,
+    mark: u32,
+    filled: u64,
+    since: Instant,
 }
 
 impl Board {
@@ -44,6 +56,7 @@ impl Board {
             asked_end_at: None,
             shown_at: None,
             shown: Vec::new(),
+            runs: HashMap::new(),
             is_urgent: true,
         }
     }
@@ -109,6 +122,7 @@ impl Board {
         if !is_urgent && self.shown_at.is_some_and(|at| at.elapsed() < INTERVAL) {
             return;
         }
+        let etas: Vec<Option<u64>> = views.iter().map(|view| self.eta_seconds(view)).collect();
         let next_offset = work.processor.position().next_offset;
         self.find_end(reader, next_offset).await;
         let details = json!({
@@ -116,7 +130,7 @@ impl Board {
             "partition": self.partition,
             "next_offset": next_offset,
             "end_offset": self.end_offset,
-            "views": views.iter().map(view_details).collect::<Vec<_>>(),
+            "views": views.iter().zip(etas).map(view_details).collect::<Vec<_>>(),
         });
         let lag = self.end_offset - next_offset;
         ctx.metrics
@@ -141,6 +155,29 @@ impl Board {
         self.is_urgent = false;
     }
 
+    /// Tells when a run will have looked at every row, at the speed that it had here.
+    fn eta_seconds(&mut self, view: &View) -> Option<u64> {
+        let (name, position) = (&view.task().name, view.position());
+        if !matches!(position.progress, Progress::Filling { .. }) {
+            self.runs.remove(name);
+            return None;
+        }
+        let run = Run {
+            generation: position.generation,
+            mark: position.mark,
+            filled: position.filled,
+            since: Instant::now(),
+        };
+        let seen = self.runs.entry(name.clone()).or_insert(run);
+        if (seen.generation, seen.mark) != (run.generation, run.mark) {
+            *seen = run;
+        }
+        let done = position.filled.saturating_sub(seen.filled);
+        let millis = u64::try_from(seen.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let left = position.total.saturating_sub(position.filled);
+        left.saturating_mul(millis).checked_div(done)?.checked_div(1_000)
+    }
+
     async fn find_end(&mut self, reader: &PartitionReader, next_offset: i64) {
         if reader.at_end() {
             self.end_offset = reader.position();
@@ -158,7 +195,7 @@ impl Board {
     }
 }
 
-fn view_details(view: &View) -> Value {
+fn view_details((view, eta_seconds): (&View, Option<u64>)) -> Value {
     let position = view.position();
     let error = match &position.progress {
         Progress::Suspended { class, error, hint } => {
@@ -180,6 +217,9 @@ fn view_details(view: &View) -> Value {
         "rows": view.rows(),
         "filled": position.filled,
         "total": position.total,
+        "eta_seconds": eta_seconds,
+        "fill_end": position.fill_end,
+        "secret_fingerprint": position.secret_fingerprint,
         "error": error,
     })
 }
