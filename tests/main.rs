@@ -17,4 +17,5 @@ mod first_path;
 mod interoperation;
 mod no_leak;
 mod operations;
+mod view_changes;
 mod world;
