@@ -3,7 +3,10 @@
 //!
 //! A body's content type is not looked at: Confluent's clients send their own, curl sends a form's.
 
-use axum::body::Bytes;
+use std::future::poll_fn;
+use std::pin::Pin;
+
+use axum::body::HttpBody;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -24,8 +27,8 @@ pub(crate) struct RegistryBody<T>(pub(crate) T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Response;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
-        let read = read(request, state, Dialect::Platform).await?;
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Response> {
+        let read = read(request, Dialect::Platform).await?;
         Ok(Self(read))
     }
 }
@@ -33,29 +36,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for RegistryBody<T> {
     type Rejection = Response;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
-        let read = read(request, state, Dialect::Registry).await?;
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Response> {
+        let read = read(request, Dialect::Registry).await?;
         Ok(Self(read))
     }
 }
 
-async fn read<T: DeserializeOwned, S: Send + Sync>(
-    request: Request,
-    state: &S,
-    dialect: Dialect,
-) -> Result<T, Response> {
-    let bytes = Bytes::from_request(request, state)
+async fn read<T: DeserializeOwned>(request: Request, dialect: Dialect) -> Result<T, Response> {
+    let bytes = collect(request.into_body())
         .await
-        .map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                let message = format!(
-                    "the body is larger than {} MiB",
-                    super::BODY_BYTES_MAX >> 20
-                );
-                plain(dialect, StatusCode::PAYLOAD_TOO_LARGE, &message)
-            }
-            status => plain(dialect, status, &rejection.body_text()),
-        })?;
+        .map_err(|(status, message)| plain(dialect, status, &message))?;
     serde_json::from_slice(&bytes).map_err(|error| {
         let message = match error.classify() {
             serde_json::error::Category::Data => format!("the body is not as expected: {error}"),
@@ -63,6 +53,39 @@ async fn read<T: DeserializeOwned, S: Send + Sync>(
         };
         failure(dialect, Error::invalid(message))
     })
+}
+
+/// Largest body of a request: a view document or schema is far below.
+const BYTES_MAX: usize = 4 << 20;
+/// How much of a body that is too large is taken in and dropped before it is answered: many clients
+/// look for an answer only when they have sent everything, and lose it if the connection is closed
+/// before.
+const DROPPED_BYTES_MAX: usize = 64 << 20;
+
+/// Reads a whole body, or says why that cannot be done.
+async fn collect(mut body: axum::body::Body) -> Result<Vec<u8>, (StatusCode, String)> {
+    let mut kept = Vec::new();
+    let mut length = 0_usize;
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let frame = frame.map_err(|error| {
+            let message = format!("the body could not be read: {error}");
+            (StatusCode::BAD_REQUEST, message)
+        })?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        length = length.saturating_add(data.len());
+        if length <= BYTES_MAX {
+            kept.extend_from_slice(&data);
+        } else if length > DROPPED_BYTES_MAX {
+            break;
+        }
+    }
+    if length > BYTES_MAX {
+        let message = format!("the body is larger than {} MiB", BYTES_MAX >> 20);
+        return Err((StatusCode::PAYLOAD_TOO_LARGE, message));
+    }
+    Ok(kept)
 }
 
 /// The parts of a path that have names. It bears the name of axum's, by which the OpenAPI document

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware;
 use utoipa::openapi::OpenApi;
@@ -26,9 +25,6 @@ mod registry;
 pub(crate) use openapi::document;
 
 use answer::Dialect;
-
-/// Largest body of a request: a view document or schema is far below.
-const BODY_BYTES_MAX: usize = 4 << 20;
 
 /// The three APIs, ready to be served.
 #[derive(Debug)]
@@ -80,7 +76,6 @@ fn finish(app: &Arc<App>, dialect: Dialect, router: Router<Arc<App>>) -> Router 
                 "the path does not know this method",
             )
         })
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(guard, auth::authenticate))
         .merge(operations::health())
         .layer(middleware::from_fn_with_state(
