@@ -169,19 +169,26 @@ fn magnitude_digits(unscaled: &[u8]) -> String {
 }
 
 fn to_twos_complement(negative: bool, digits: &[u8]) -> Vec<u8> {
-    // Most significant byte last while multiplying.
-    let mut magnitude: Vec<u8> = Vec::new();
-    for digit in digits {
-        let mut carry = u16::from(digit - b'0');
-        for byte in &mut magnitude {
-            let value = u16::from(*byte) * 10 + carry;
-            *byte = value.to_le_bytes()[0];
-            carry = value >> 8;
+    // Nine digits at a time into limbs of 32 bits, least significant first.
+    let mut limbs: Vec<u32> = Vec::new();
+    let (first, rest) = digits.split_at(digits.len() % 9);
+    for group in std::iter::once(first).chain(rest.chunks(9)) {
+        let mut factor = 1_u64;
+        let mut carry = 0_u64;
+        for digit in group {
+            factor *= 10;
+            carry = carry * 10 + u64::from(digit - b'0');
+        }
+        for limb in &mut limbs {
+            let value = u64::from(*limb) * factor + carry;
+            *limb = u32::try_from(value & u64::from(u32::MAX)).expect("it is masked");
+            carry = value >> 32;
         }
         if carry > 0 {
-            magnitude.push(carry.to_le_bytes()[0]);
+            limbs.push(u32::try_from(carry).expect("a limb times a limb carries less than a limb"));
         }
     }
+    let mut magnitude: Vec<u8> = limbs.iter().flat_map(|limb| limb.to_le_bytes()).collect();
     magnitude.push(0);
     magnitude.reverse();
     if negative {

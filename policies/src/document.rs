@@ -1,10 +1,15 @@
 //! The view document: what a person posts to `/api/v1/views`.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::DocumentError;
 use crate::literal;
 use crate::mask::Mask;
+
+/// The most columns of a view: PostgreSQL's tables have no more.
+const COLUMNS_MAX: usize = 1_600;
 
 /// A view, as JSON:
 ///
@@ -129,13 +134,18 @@ impl ViewDocument {
                 "at least one column is needed",
             ));
         }
-        for (index, column) in self.columns.iter().enumerate() {
-            if self
-                .columns
-                .iter()
-                .take(index)
-                .any(|earlier| earlier.name == column.name)
-            {
+        if self.columns.len() > COLUMNS_MAX {
+            errors.push(DocumentError::new(
+                "columns",
+                format!(
+                    "there are {}; a table has at most {COLUMNS_MAX}",
+                    self.columns.len()
+                ),
+            ));
+        }
+        let mut names = HashSet::new();
+        for (index, column) in self.columns.iter().take(COLUMNS_MAX).enumerate() {
+            if !names.insert(column.name.as_str()) {
                 errors.push(DocumentError::new(
                     format!("columns[{index}].name"),
                     format!("column \"{}\" is listed twice", column.name),

@@ -64,6 +64,9 @@ pub struct Bound {
 /// The bounds of `BAND` without its own.
 const DEFAULT_BOUNDS: &str = "0, 10, 100, 1000, 10000, 100000, 1000000";
 
+/// The longest mask: only the bounds of a `BAND` are many.
+const TEXT_BYTES_MAX: usize = 1024;
+
 /// A text that is no mask.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -74,6 +77,12 @@ impl FromStr for Mask {
 
     fn from_str(text: &str) -> Result<Self, InvalidMask> {
         let text = text.trim();
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(InvalidMask(format!(
+                "the mask has {} bytes, more than {TEXT_BYTES_MAX}",
+                text.len()
+            )));
+        }
         let (name, arguments) = text.split_once(' ').unwrap_or((text, ""));
         let arguments = arguments.trim();
         let parts: Vec<&str> = arguments.split(',').map(str::trim).collect();
@@ -108,9 +117,9 @@ impl FromStr for Mask {
 fn bounds(text: &str) -> Result<Vec<Bound>, InvalidMask> {
     let bound = |part: &str| {
         let part = part.trim();
+        let float = literal::float8(part).map_err(|error| InvalidMask(format!("BAND: {error}")))?;
         let exact =
             literal::numeric(part).map_err(|error| InvalidMask(format!("BAND: {error}")))?;
-        let float = literal::float8(part).map_err(|error| InvalidMask(format!("BAND: {error}")))?;
         Ok(Bound {
             text: part.to_owned(),
             exact,

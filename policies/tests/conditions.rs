@@ -384,6 +384,61 @@ async fn what_postgresql_refuses_and_what_a_session_would_decide_is_refused() {
     assert!(condition::compile(&long.join(" AND "), &rows::table()).is_ok());
 }
 
+/// Each text is as deep a tree as 16 KiB can hold, and the thread has the stack of tokio's workers.
+#[test]
+fn an_expression_of_any_depth_is_refused_and_not_a_crash() {
+    let chain = |link: &str| {
+        let links = (16 * 1024 - 8) / link.len();
+        format!("i4{} = 1", link.repeat(links))
+    };
+    let links = [
+        "+i4",
+        "||i4",
+        "::text",
+        " IS TRUE",
+        "=i4",
+        " AT TIME ZONE t1",
+        "[1]",
+        " LIKE t1",
+        " COLLATE \"C\"",
+        " IS NULL",
+        "-1",
+        " IN (1)",
+    ];
+    let refuse = move || {
+        for link in links {
+            let text = chain(link);
+            assert!(text.len() > 15_000 && text.len() <= 16 * 1024);
+            let refused = condition::compile(&text, &rows::table()).map(|_| ());
+            let message = refused.expect_err(link).to_string();
+            assert!(message.chars().count() <= 501, "{link}: {message}");
+        }
+    };
+    let small = std::thread::Builder::new().stack_size(2 << 20);
+    small.spawn(refuse).unwrap().join().unwrap();
+}
+
+#[test]
+fn numbers_that_are_long_when_written_out_are_refused_at_once() {
+    let begun = std::time::Instant::now();
+    for text in [
+        "nn = 1e131071",
+        "nn = 1e-16383",
+        "nn IN (1, 1e1001)",
+        "nn = 1e2147483647",
+    ] {
+        let refused = condition::compile(text, &rows::table()).map(|_| ());
+        let message = refused.expect_err(text).to_string();
+        assert!(message.contains("1000 digits"), "{text}: {message}");
+    }
+    let many = vec!["1e999"; 2_700].join(",");
+    let text = format!("nn IN ({many})");
+    condition::compile(&text, &rows::table()).unwrap();
+    // It took an hour of multiplying before; now it is milliseconds, on a slow machine a second.
+    let took = begun.elapsed();
+    assert!(took < std::time::Duration::from_secs(10), "{took:?}");
+}
+
 #[test]
 fn a_value_that_is_unavailable_makes_every_test_unknown() {
     let table = rows::table();

@@ -139,6 +139,29 @@ fn all_mistakes_come_together_with_field_and_column() {
     }
 }
 
+/// Whoever may post a document must not keep a thread busy with it.
+#[test]
+fn a_document_of_any_size_is_checked_at_once() {
+    let begun = std::time::Instant::now();
+    let column = |index: usize, mask: &str| json!({ "name": format!("c{index}"), "mask": mask });
+    let many = |mask: &str| -> Vec<Value> { (0..20_000).map(|n| column(n, mask)).collect() };
+    let band = format!("BAND {}", vec!["1e300"; 160].join(","));
+    for (mask, words) in [
+        ("BAND 1e131071", "not in the range of double precision"),
+        (band.as_str(), "do not rise"),
+        (&"BAND 1,".repeat(1_000), "more than 1024"),
+    ] {
+        let errors = document(json!({ "columns": many(mask) })).check();
+        let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let all = all.join("\n");
+        assert!(all.contains("columns: there are 20000; a table has at most 1600"));
+        assert!(all.contains(words), "{words}");
+        assert!(errors.len() < 1_700, "{}", errors.len());
+    }
+    let took = begun.elapsed();
+    assert!(took < std::time::Duration::from_secs(20), "{took:?}");
+}
+
 #[test]
 fn a_table_without_a_key_has_no_view() {
     let keyless = TableSchema {

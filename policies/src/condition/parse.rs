@@ -14,8 +14,16 @@ use super::{Invalid, Operator, Predicate};
 use crate::literal;
 
 /// The longest condition. The parser bounds the depth of parentheses; this bounds the length of a
-/// chain of ANDs, whose tree is as deep as it is long.
+/// chain, such as `a AND b AND c` or `a + b + c`, whose tree is as deep as it is long.
 const TEXT_BYTES_MAX: usize = 16 * 1024;
+
+/// The stack on which a condition is read. Refusing an expression shows it, and showing and dropping
+/// it goes down the whole tree: at most [`TEXT_BYTES_MAX`] / 2 levels, of some KiB each without
+/// optimisation. The stack of the thread that asks, 2 MiB under tokio, would not do.
+const STACK_BYTES: usize = 128 << 20;
+
+/// The longest part of a message. It quotes the condition, which may be long.
+const MESSAGE_CHARS_MAX: usize = 500;
 
 pub(super) fn parse(text: &str, table: &TableSchema) -> Result<Predicate, Invalid> {
     if text.len() > TEXT_BYTES_MAX {
@@ -24,6 +32,31 @@ pub(super) fn parse(text: &str, table: &TableSchema) -> Result<Predicate, Invali
             text.len()
         )));
     }
+    // Only touched pages of the stack are memory, and this happens when a view or a schema is new.
+    let outcome = std::thread::scope(|scope| {
+        let reading = std::thread::Builder::new()
+            .name("hutong-condition".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, || read(text, table));
+        reading.map(std::thread::ScopedJoinHandle::join)
+    });
+    match outcome {
+        Ok(Ok(read)) => read.map_err(shorten),
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(error) => Err(Invalid(format!(
+            "the condition cannot be read now: {error}"
+        ))),
+    }
+}
+
+fn shorten(Invalid(message): Invalid) -> Invalid {
+    match message.char_indices().nth(MESSAGE_CHARS_MAX) {
+        Some((end, _)) => Invalid(format!("{}…", &message[..end])),
+        None => Invalid(message),
+    }
+}
+
+fn read(text: &str, table: &TableSchema) -> Result<Predicate, Invalid> {
     let dialect = PostgreSqlDialect {};
     let tokens = Tokenizer::new(&dialect, text)
         .tokenize()
