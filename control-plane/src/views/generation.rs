@@ -18,7 +18,7 @@ use hutong_schemas::table::TableSchema;
 use sqlx::PgConnection;
 
 use super::change::Planned;
-use super::{Draft, already_changed, assemble, ensure_topics, status};
+use super::{Draft, already_changed, assemble, ensure_topics, status, unused_generation};
 use crate::App;
 use crate::error::Error;
 use crate::store::views::{self, View};
@@ -103,7 +103,8 @@ async fn replace(app: &App, next: Vec<Next>, key: Option<NewKey<'_>>) -> Result<
             super::progress(app, &mut db, &next.before).await?.rows
         };
         let before = next.before.clone();
-        let draft = draft(next, sinks_are_through);
+        let mut draft = draft(next, sinks_are_through);
+        draft.generation = unused_generation(app, &before.name, draft.generation).await?;
         let topics = ensure_topics(app, &draft).await?;
         ready.push((before, draft, topics, rows));
     }
