@@ -129,7 +129,11 @@ async fn records(world: &World, topic: &str) -> Result<Vec<(Vec<u8>, Option<Vec<
 }
 
 fn contains(records: &[(Vec<u8>, Option<Vec<u8>>)], text: &str) -> bool {
-    let holds = |bytes: &[u8]| bytes.windows(text.len()).any(|part| part == text.as_bytes());
+    let holds = |bytes: &[u8]| {
+        bytes
+            .windows(text.len())
+            .any(|part| part == text.as_bytes())
+    };
     records
         .iter()
         .any(|(key, value)| holds(key) || value.as_deref().is_some_and(holds))
@@ -163,12 +167,18 @@ async fn a_condition_is_widened_and_narrowed_in_place_while_the_table_changes() 
     let found = "id || ' ' || name";
     let before = wait_rows(&world, "people", &expect(narrow), found).await?;
     let status = wait_complete(&world, "people").await?;
-    assert_eq!((&status["version"], &status["generation"]), (&json!(1), &json!(1)));
+    assert_eq!(
+        (&status["version"], &status["generation"]),
+        (&json!(1), &json!(1))
+    );
 
     let wide = "region = '370705' OR n = 0";
     let widened = document(&world, "people", columns.clone(), Some(wide));
     let answer = put(&world, &widened).await?;
-    assert_eq!((&answer["version"], &answer["generation"]), (&json!(2), &json!(1)));
+    assert_eq!(
+        (&answer["version"], &answer["generation"]),
+        (&json!(2), &json!(1))
+    );
     at_department(
         &world,
         "update dept.person set name = name || '!' where id % 3 = 0;
@@ -178,15 +188,21 @@ async fn a_condition_is_widened_and_narrowed_in_place_while_the_table_changes() 
     .await?;
     let after = wait_rows(&world, "people", &expect(wide), found).await?;
     ensure(after > before, || format!("{before} rows, then {after}"))?;
-    let status = wait_complete(&world, "people").await?;
+    let status = wait_status(&world, "people", "all rows to be counted", |status| {
+        status["complete"] == true && status["rows"] == after
+    })
+    .await?;
     assert_eq!(status["partitions"][0]["version"], 2);
     assert_eq!(status["in_force"], true);
-    assert_eq!(status["rows"], after);
     assert_eq!(status["filled"], status["total"]);
 
     // A column more is filled in as well, in the same generation.
     let more = json!([{ "name": "id" }, { "name": "name" }, { "name": "n" }]);
-    put(&world, &document(&world, "people", more.clone(), Some(wide))).await?;
+    put(
+        &world,
+        &document(&world, "people", more.clone(), Some(wide)),
+    )
+    .await?;
     let with_n = format!(
         "select id || ' ' || name || ' ' || n as row from dept.person where {wide} order by 1"
     );
@@ -196,8 +212,20 @@ async fn a_condition_is_widened_and_narrowed_in_place_while_the_table_changes() 
     at_department(&world, "update dept.person set n = 4 where id % 10 = 9").await?;
     wait_rows(&world, "people", &expect(narrow), found).await?;
     let status = wait_complete(&world, "people").await?;
-    assert_eq!((&status["version"], &status["generation"]), (&json!(4), &json!(1)));
-    let same = put(&world, &document(&world, "people", json!([{ "name": "id" }, { "name": "name" }, { "name": "n" }]), Some(narrow))).await?;
+    assert_eq!(
+        (&status["version"], &status["generation"]),
+        (&json!(4), &json!(1))
+    );
+    let same = put(
+        &world,
+        &document(
+            &world,
+            "people",
+            json!([{ "name": "id" }, { "name": "name" }, { "name": "n" }]),
+            Some(narrow),
+        ),
+    )
+    .await?;
     assert_eq!(same["version"], 4, "what holds already is no change");
     Ok(())
 }
@@ -305,7 +333,8 @@ async fn a_dry_run_says_what_would_move_and_moves_nothing() -> Result<()> {
                 count(*) filter (where n < 5 and n >= 3)::text as row from dept.person",
     )
     .await?;
-    let columns = json!([{ "name": "id" }, { "name": "phone", "mask": "SHOW_LAST 2" }, { "name": "name" }]);
+    let columns =
+        json!([{ "name": "id" }, { "name": "phone", "mask": "SHOW_LAST 2" }, { "name": "name" }]);
     let changed = document(&world, "people", columns, Some("n >= 3"));
     let path = "/api/v1/views/people?dry_run=true";
     let preview = until("the location to answer", PATIENCE, async || {
@@ -332,7 +361,10 @@ async fn a_dry_run_says_what_would_move_and_moves_nothing() -> Result<()> {
         json!({ "enter": ["name"], "leave": [], "clearer": [], "masked": ["phone"] })
     );
     let now = status(&world, "people").await?;
-    assert_eq!((&now["version"], &now["generation"]), (&json!(1), &json!(1)));
+    assert_eq!(
+        (&now["version"], &now["generation"]),
+        (&json!(1), &json!(1))
+    );
 
     world.platform.stop("w1").await?;
     let answer = world
@@ -368,7 +400,11 @@ async fn a_validity_that_was_shortened_ends_without_the_control_plane() -> Resul
     .await?;
     world.platform.kill("control-plane")?;
     until("the subscriber's table to be empty", PATIENCE, async || {
-        let left = texts(&world.subscriber, "select count(*)::text from public.in_people").await?;
+        let left = texts(
+            &world.subscriber,
+            "select count(*)::text from public.in_people",
+        )
+        .await?;
         Ok(if left == ["0"] { Ok(()) } else { Err(left) })
     })
     .await?;
@@ -395,18 +431,20 @@ async fn a_worker_with_another_secret_stops_the_views_that_need_it_and_no_others
     wait_rows(&world, "hidden", names, "name").await?;
     wait_rows(&world, "clear", names, "name").await?;
 
-    let secret = world.platform.secrets_dir().join("master");
+    let secret = world.platform.worker_secrets_dir().join("master");
     let right = std::fs::read_to_string(&secret)?;
     world.platform.stop("w1").await?;
     world
         .platform
-        .write_secrets(&[("master", "another secret of sufficient length")])?;
+        .write_worker_secret("master", "another secret of sufficient length")?;
     world.platform.start_worker("w1", "default").await?;
     let stopped = wait_status(&world, "hidden", "the view to be suspended", |status| {
         status["partitions"][0]["view_state"] == "suspended"
     })
     .await?;
-    let error = stopped["partitions"][0]["error"].as_str().unwrap_or_default();
+    let error = stopped["partitions"][0]["error"]
+        .as_str()
+        .unwrap_or_default();
     ensure(error.contains("master secret"), || error.to_owned())?;
     at_department(
         &world,
@@ -415,11 +453,15 @@ async fn a_worker_with_another_secret_stops_the_views_that_need_it_and_no_others
     )
     .await?;
     wait_rows(&world, "clear", names, "name").await?;
-    let kept = texts(&world.subscriber, "select count(*)::text from public.in_hidden").await?;
+    let kept = texts(
+        &world.subscriber,
+        "select count(*)::text from public.in_hidden",
+    )
+    .await?;
     assert_eq!(kept, ["4000"], "what a suspended view holds stays");
 
     world.platform.stop("w1").await?;
-    world.platform.write_secrets(&[("master", &right)])?;
+    world.platform.write_worker_secret("master", &right)?;
     world.platform.start_worker("w1", "default").await?;
     wait_rows(&world, "hidden", names, "name").await?;
     wait_complete(&world, "hidden").await.map(|_| ())
@@ -429,7 +471,11 @@ async fn a_worker_with_another_secret_stops_the_views_that_need_it_and_no_others
 async fn a_quiet_partition_with_a_tombstone_has_its_last_record_written_again() -> Result<()> {
     let world = begin(&[("view_segment", json!("3s"))]).await?;
     let columns = json!([{ "name": "id" }, { "name": "name" }]);
-    share(&world, &document(&world, "people", columns, Some("id <= 10"))).await?;
+    share(
+        &world,
+        &document(&world, "people", columns, Some("id <= 10")),
+    )
+    .await?;
     wait_complete(&world, "people").await?;
     let topic = view_topic(&world, "people", 1);
     let before = records(&world, &topic).await?;
@@ -442,7 +488,11 @@ async fn a_quiet_partition_with_a_tombstone_has_its_last_record_written_again() 
     .await?;
     let after = until("a repeat", Duration::from_secs(30), async || {
         let now = records(&world, &topic).await?;
-        Ok(if now.len() >= 13 { Ok(now) } else { Err(now.len()) })
+        Ok(if now.len() >= 13 {
+            Ok(now)
+        } else {
+            Err(now.len())
+        })
     })
     .await?;
     let [.., tombstone, last, repeat] = after.as_slice() else {
@@ -450,7 +500,11 @@ async fn a_quiet_partition_with_a_tombstone_has_its_last_record_written_again() 
     };
     assert_eq!(tombstone.1, None);
     assert_eq!(last, repeat, "whatever the last record is");
-    let count = texts(&world.subscriber, "select count(*)::text from public.in_people").await?;
+    let count = texts(
+        &world.subscriber,
+        "select count(*)::text from public.in_people",
+    )
+    .await?;
     assert_eq!(count, ["9"]);
     Ok(())
 }

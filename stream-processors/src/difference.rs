@@ -104,6 +104,10 @@ fn fill<S: Store>(
     }
     limits.looks_max = limits.looks_max.saturating_sub(looks);
     view.position.filled += looks;
+    if through {
+        // Rows came and went meanwhile: all that there were are done.
+        view.position.total = view.position.filled;
+    }
     view.position.progress = match (through, sweep) {
         (false, _) => Progress::Filling {
             cursor: cursor.map(Bytes),

@@ -8,7 +8,7 @@ use hutong_local::kafka::{self, Secured};
 use hutong_local::testkit::{Kit, OwnServers, PATIENCE, PlatformOptions, until};
 use hutong_local::tls::Certificates;
 use hutong_transport::KafkaConfig;
-use hutong_transport::admin::Isolation;
+use hutong_transport::admin::{Admin, Isolation};
 use hutong_transport::reader::{PartitionReader, Start};
 use serde_json::json;
 
@@ -65,6 +65,27 @@ async fn a_view_over_sasl_ssl_is_readable_by_its_subscriber_alone_until_it_is_re
     for (config, topic) in [(&stranger, &view), (&reader, &table)] {
         refused(config, topic).await?;
     }
+    world.delivers(&GOODS).await?;
+    // A column is withdrawn: when the answer is there, the right to read what held it is not.
+    let acls = Admin::new(&kafka_config(&client("admin"))?)?;
+    assert_eq!(acls.readers(&view).await?, ["User:reader"]);
+    let mut narrower = GOODS.document(&world);
+    narrower["columns"] = json!([{ "name": "id" }]);
+    world
+        .api()
+        .platform("PUT", "/api/v1/views/goods", Some(narrower))
+        .await?
+        .ok()?;
+    assert_eq!(acls.readers(&view).await?, [""; 0]);
+    let view = format!("{}.view.{}.g2", world.platform.cluster(), GOODS.view);
+    until("the next generation to be readable", PATIENCE, async || {
+        Ok(match read(&reader, &view).await {
+            Ok(20) => Ok(()),
+            Ok(count) => Err(format!("{count} of 20 rows are read")),
+            Err(error) => Err(format!("{error:#}")),
+        })
+    })
+    .await?;
     world
         .api()
         .platform("POST", "/api/v1/views/goods/revoke", None)

@@ -78,7 +78,11 @@ impl Desk {
 impl Drop for Desk {
     fn drop(&mut self) {
         self.asked.close();
-        let mut desks = self.desks.desks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut desks = self
+            .desks
+            .desks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if desks.get(&self.task).is_some_and(mpsc::Sender::is_closed) {
             desks.remove(&self.task);
         }

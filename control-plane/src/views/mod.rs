@@ -27,7 +27,7 @@
 use hutong_policies::{DocumentError, ViewDocument, ViewPlan, ViewState, ViewTask};
 use hutong_schemas::position::SchemaId;
 use hutong_schemas::table::TableSchema;
-use hutong_transport::admin::{TopicInfo, TopicSpec};
+use hutong_transport::admin::{Isolation, TopicInfo, TopicSpec};
 use hutong_transport::names::DEFAULT_LOCATION;
 use hutong_transport::record::{TargetState, TaskKind};
 use serde_json::{Value, json};
@@ -318,10 +318,13 @@ async fn unused_generation(app: &App, view: &str, from: i64) -> Result<i64, Erro
             return Ok(generation);
         }
         let ends = app.admin.end_offsets(&topic, Isolation::ReadUncommitted);
-        if ends.await?.iter().all(|end| *end == 0) {
+        if ends.await?.values().all(|end| *end == 0) {
             return Ok(generation);
         }
-        tracing::warn!(topic, "a view's topic that the store does not know; delete it");
+        tracing::warn!(
+            topic,
+            "a view's topic that the store does not know; delete it"
+        );
         generation += 1;
     }
 }

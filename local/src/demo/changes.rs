@@ -29,7 +29,8 @@ impl Scenes<'_> {
             "scene 5: view {view} loses column {COLUMN}, whose {rows} values must be gone within {} s",
             bound.as_secs()
         ));
-        self.say_what_would_move(&narrowed(self.document(), false)).await?;
+        self.say_what_would_move(&narrowed(self.document(), false))
+            .await?;
         let begun = Instant::now();
         self.put(&narrowed(self.document(), false)).await?;
         self.wait_for_none(&format!("{COLUMN} IS NOT NULL")).await?;
@@ -53,7 +54,8 @@ impl Scenes<'_> {
             "scene 6: view {} is narrowed to: {NARROWER}",
             S07.view()
         ));
-        self.say_what_would_move(&narrowed(self.document(), true)).await?;
+        self.say_what_would_move(&narrowed(self.document(), true))
+            .await?;
         let begun = Instant::now();
         self.put(&narrowed(self.document(), true)).await?;
         self.wait_for_none(NO_LONGER).await?;
@@ -77,7 +79,11 @@ impl Scenes<'_> {
         for wanted in [NO_LONGER.to_owned(), format!("{COLUMN} IS NOT NULL")] {
             until("what was granted anew to arrive", ARRIVAL, async || {
                 let count = self.count(&wanted).await?;
-                Ok(if count > 0 { Ok(()) } else { Err("none is there") })
+                Ok(if count > 0 {
+                    Ok(())
+                } else {
+                    Err("none is there")
+                })
             })
             .await?;
         }
@@ -145,7 +151,12 @@ impl Scenes<'_> {
         let path = format!("/api/v1/views/{}", S07.view());
         let deadline = Instant::now() + ARRIVAL;
         loop {
-            let status = self.platform.api().platform("GET", &path, None).await?.ok()?;
+            let status = self
+                .platform
+                .api()
+                .platform("GET", &path, None)
+                .await?
+                .ok()?;
             if status["complete"] == true {
                 return Ok(());
             }

@@ -222,7 +222,11 @@ mod tests {
         assert_eq!(next_looks(1_000, ms(100)), 500);
         assert_eq!(next_looks(1_000, ms(20)), 1_000);
         assert_eq!(next_looks(1_000, ms(5)), 2_000);
-        assert_eq!(next_looks(100, ms(1_000)), 100, "some progress is always made");
+        assert_eq!(
+            next_looks(100, ms(1_000)),
+            100,
+            "some progress is always made"
+        );
         assert_eq!(next_looks(20_000, ms(1)), 20_000);
     }
 }

@@ -175,7 +175,9 @@ impl Board {
         let done = position.filled.saturating_sub(seen.filled);
         let millis = u64::try_from(seen.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         let left = position.total.saturating_sub(position.filled);
-        left.saturating_mul(millis).checked_div(done)?.checked_div(1_000)
+        left.saturating_mul(millis)
+            .checked_div(done)?
+            .checked_div(1_000)
     }
 
     async fn find_end(&mut self, reader: &PartitionReader, next_offset: i64) {

@@ -27,10 +27,7 @@ impl Attempt {
             return Ok(());
         }
         self.begin_counts();
-        if self
-            .asked_end_at
-            .is_some_and(|at| at.elapsed() < END_RETRY)
-        {
+        if self.asked_end_at.is_some_and(|at| at.elapsed() < END_RETRY) {
             return Ok(());
         }
         self.asked_end_at = None;
@@ -47,7 +44,11 @@ impl Attempt {
     /// the fill's last record lies before.
     async fn find_fill_end(&mut self, view: usize) {
         let topic = self.work().processor.views()[view].task().topic.clone();
-        let ends = self.ctx.admin.end_offsets(&topic, Isolation::ReadCommitted).await;
+        let ends = self
+            .ctx
+            .admin
+            .end_offsets(&topic, Isolation::ReadCommitted)
+            .await;
         let end = ends.map(|ends| ends.get(&self.task.partition).copied());
         match end {
             Ok(Some(end)) => {
@@ -91,15 +92,24 @@ impl Attempt {
 
     /// Reads the last record that the partition still has, from ever farther before its end.
     async fn last_record(&self, topic: &str) -> Result<Option<Message>, TaskError> {
-        let mut ends = self.ctx.admin.end_offsets(topic, Isolation::ReadCommitted).await?;
+        let mut ends = self
+            .ctx
+            .admin
+            .end_offsets(topic, Isolation::ReadCommitted)
+            .await?;
         let end = ends.remove(&self.task.partition).unwrap_or_default();
         let mut back = TAIL;
         loop {
             let from = end - back;
-            let start = if from > 0 { Start::At(from) } else { Start::Earliest };
+            let start = if from > 0 {
+                Start::At(from)
+            } else {
+                Start::Earliest
+            };
             let (kafka, partition) = (&self.ctx.kafka, self.task.partition);
             let isolation = Isolation::ReadCommitted;
-            let mut reader = PartitionReader::open(kafka, topic, partition, start, isolation).await?;
+            let mut reader =
+                PartitionReader::open(kafka, topic, partition, start, isolation).await?;
             let mut last = None;
             while reader.position() < end {
                 last = reader.poll(PART_BYTES, WAIT).await?.pop().or(last);
@@ -117,8 +127,15 @@ impl Attempt {
         while let Some(asked) = self.desk.next() {
             let work = self.work();
             let views = work.processor.views();
-            let Some(view) = views.iter().find(|view| view.task().name == asked.then.name) else {
-                drop(asked.reply.send(Err("the view is not computed here".to_owned())));
+            let Some(view) = views
+                .iter()
+                .find(|view| view.task().name == asked.then.name)
+            else {
+                drop(
+                    asked
+                        .reply
+                        .send(Err("the view is not computed here".to_owned())),
+                );
                 continue;
             };
             let secret = self.ctx.master_secret.as_ref();
