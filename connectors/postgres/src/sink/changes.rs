@@ -3,7 +3,7 @@
 //! Values are written once, from cells into the binary form in which they are sent: one array per
 //! column. The caller has already collapsed the batch, so that no key occurs twice.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use hutong_schemas::cell::Cell;
 use hutong_schemas::record::FieldInfo;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
@@ -21,6 +21,10 @@ pub struct Changes {
     pub(super) partial: Vec<(Vec<usize>, Rows)>,
     /// Keys.
     pub(super) deletes: Rows,
+    /// All rows go before anything else happens.
+    pub(super) is_truncating: bool,
+    /// Rows with all columns, where they are to be copied into a table that is being filled.
+    pub(super) copied: Option<CopiedRows>,
     key: Vec<usize>,
 }
 
@@ -33,7 +37,19 @@ impl Changes {
             upserts: Rows::new(target.columns(), &columns),
             partial: Vec::new(),
             deletes: Rows::new(target.columns(), target.key()),
+            is_truncating: false,
+            copied: None,
             key: target.key().to_vec(),
+        }
+    }
+
+    /// Returns no changes of a target that is being filled: most rows are new, and are copied by
+    /// [`Writer::fill`](super::Writer::fill), which is far quicker than an upsert.
+    #[must_use]
+    pub fn filling(target: &Target) -> Self {
+        Self {
+            copied: Some(CopiedRows::new(target.columns().len())),
+            ..Self::new(target)
         }
     }
 
@@ -46,7 +62,10 @@ impl Changes {
     pub fn upsert(&mut self, target: &Target, row: &[Cell<'_>]) -> Result<(), Error> {
         debug_assert_eq!(row.len(), target.columns().len());
         if !row.iter().any(is_unavailable) {
-            return self.upserts.push(target, row);
+            return match &mut self.copied {
+                Some(copied) => copied.push(target, row),
+                None => self.upserts.push(target, row),
+            };
         }
         let known: Vec<usize> = (0..row.len())
             .filter(|i| !is_unavailable(&row[*i]))
@@ -76,17 +95,23 @@ impl Changes {
         self.deletes.push(target, row)
     }
 
-    /// Returns the number of rows that change.
+    /// Says that the table was emptied before what else is here.
+    pub fn truncate(&mut self) {
+        self.is_truncating = true;
+    }
+
+    /// Returns the number of rows that change, without those that a truncation takes away.
     #[must_use]
     pub fn len(&self) -> usize {
         let partial: usize = self.partial.iter().map(|(_, rows)| rows.count).sum();
-        self.upserts.count + partial + self.deletes.count
+        let copied = self.copied.as_ref().map_or(0, |rows| rows.count);
+        self.upserts.count + copied + partial + self.deletes.count
     }
 
     /// Returns whether nothing changes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && !self.is_truncating
     }
 }
 
@@ -149,6 +174,59 @@ impl Rows {
             array
         };
         which.iter().map(array).collect()
+    }
+}
+
+/// Rows in the binary form of COPY (PostgreSQL manual, COPY, "Binary Format").
+pub(super) struct CopiedRows {
+    pub(super) count: usize,
+    fields: i16,
+    bytes: Vec<u8>,
+}
+
+/// Signature, flags, length of the header's extension.
+const COPY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+/// What a row begins with after the last one.
+const COPY_END: i16 = -1;
+
+impl CopiedRows {
+    fn new(columns: usize) -> Self {
+        Self {
+            count: 0,
+            // A table has 1600 columns at most.
+            fields: i16::try_from(columns).unwrap_or(i16::MAX),
+            bytes: COPY_HEADER.to_vec(),
+        }
+    }
+
+    fn push(&mut self, target: &Target, row: &[Cell<'_>]) -> Result<(), Error> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&self.fields.to_be_bytes());
+        for (index, (field, cell)) in target.columns().iter().zip(row).enumerate() {
+            if let Err(misfit) = binary::element(&field.sql_type, cell, &mut self.bytes) {
+                self.bytes.truncate(start);
+                return Err(target.misfit(index, misfit));
+            }
+        }
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Returns what is sent, in pieces that a connection need not keep whole.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = Bytes> {
+        const PIECE_BYTES: usize = 64 << 10;
+        let end = Bytes::copy_from_slice(&COPY_END.to_be_bytes());
+        let pieces = self.bytes.chunks(PIECE_BYTES).map(Bytes::copy_from_slice);
+        pieces.chain([end])
+    }
+}
+
+/// Rows must not reach a log.
+impl std::fmt::Debug for CopiedRows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CopiedRows")
+            .field("count", &self.count)
+            .finish_non_exhaustive()
     }
 }
 

@@ -28,6 +28,14 @@ pub enum Error {
         /// What is wrong with them.
         reason: String,
     },
+    /// The password would go to a server that may be anybody.
+    #[error(
+        "the server at {place} asks for the password in clear text, and its certificate is not verified"
+    )]
+    ClearText {
+        /// Host, port and database.
+        place: String,
+    },
     /// Something that concerns a table could not be done.
     #[error("could not {doing} table {table}")]
     Table {
@@ -64,6 +72,8 @@ pub enum Error {
         table: TableId,
         /// Each with the column and the types.
         differences: Vec<String>,
+        /// What a person can do about them.
+        remedies: Vec<String>,
     },
     /// The table does not exist and may not be created.
     #[error("table {table} does not exist, and schema.evolution is none")]
@@ -114,6 +124,16 @@ pub enum Error {
         /// Its process.
         backend_pid: i32,
     },
+    /// A newer release has written what is known of the table.
+    #[error(
+        "what hutong_view says of table {table} has version {v}, but this release reads up to v1"
+    )]
+    Newer {
+        /// The target.
+        table: TableId,
+        /// Its version.
+        v: i32,
+    },
     /// The stored position is beyond the one to be stored.
     #[error(
         "the position of table {table}, partition {partition}, would move back to {next_offset}"
@@ -140,11 +160,13 @@ impl Classified for Error {
             }
             Self::Fenced { .. } => Class::Fenced,
             Self::Tls { .. }
+            | Self::ClearText { .. }
             | Self::Incompatible { .. }
             | Self::Missing { .. }
             | Self::NotEmpty { .. }
             | Self::Taken { .. }
             | Self::NoKey { .. }
+            | Self::Newer { .. }
             | Self::Value { .. } => Class::Definite,
             Self::Backwards { .. } => Class::Fatal,
         }
@@ -154,9 +176,16 @@ impl Classified for Error {
         match self {
             Self::Connect { source, user, .. } => source.hint_to(user),
             Self::Table { source, table, .. } => source.hint_about(table),
-            Self::Incompatible { .. } => Some(
-                "change the table so, or name another one by collection.name.format".to_owned(),
+            Self::Incompatible { remedies, .. } => {
+                let mut remedies = remedies.clone();
+                remedies.push("or name another table by collection.name.format".to_owned());
+                Some(remedies.join("; "))
+            }
+            Self::ClearText { .. } => Some(
+                "use the method scram-sha-256 for this user in pg_hba.conf, or sslmode=verify-full"
+                    .to_owned(),
             ),
+            Self::Newer { .. } => Some("upgrade this process".to_owned()),
             Self::Missing { create_table, .. } => {
                 Some(format!("{create_table}; or set schema.evolution to basic"))
             }

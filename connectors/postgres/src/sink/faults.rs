@@ -29,6 +29,10 @@ pub enum Fault {
     Hold,
     /// The commit takes place, its answer is lost with the connection.
     LoseAnswer,
+    /// The work ends at a named point, as it would in a crash.
+    CrashAt(&'static str),
+    /// The work waits at a named point until the file `release` is there or the process is killed.
+    HoldAt(&'static str),
 }
 
 // A few lines under the lock, no await.
@@ -44,6 +48,17 @@ pub fn arm(connector: &str, fault: Fault) {
     armed.push((connector.to_owned(), fault));
 }
 
+/// Returns whether a fault that was armed for a connector has not acted yet.
+///
+/// # Panics
+///
+/// If a thread panicked while it held the list.
+#[must_use]
+pub fn is_armed(connector: &str) -> bool {
+    let armed = ARMED.lock().expect("nobody panics under this lock");
+    armed.iter().any(|(text, _)| connector.contains(text))
+}
+
 fn folder() -> Option<PathBuf> {
     std::env::var_os("HUTONG_FAULTS").map(PathBuf::from)
 }
@@ -51,9 +66,12 @@ fn folder() -> Option<PathBuf> {
 /// Takes the fault that is armed for a connector.
 pub(super) fn take(connector: &str) -> Option<Fault> {
     let mut armed = ARMED.lock().expect("nobody panics under this lock");
-    if let Some(found) = armed.iter().position(|(text, _)| connector.contains(text)) {
+    let is_at_commit = |fault: &Fault| matches!(fault, Fault::Hold | Fault::LoseAnswer);
+    let acts = |(text, fault): &(String, Fault)| connector.contains(text) && is_at_commit(fault);
+    if let Some(found) = armed.iter().position(acts) {
         return Some(armed.swap_remove(found).1);
     }
+    drop(armed);
     let folder = folder()?;
     let kinds = [("sink-hold", Fault::Hold), ("sink-drop", Fault::LoseAnswer)];
     let mut kinds = kinds.into_iter();
@@ -93,6 +111,42 @@ pub(super) async fn over(outcome: &Result<(), Error>) {
         tracing::error!(%error, "could not say what became of a held transaction");
     }
     std::future::pending().await
+}
+
+/// Ends or holds the work at a point, if that is armed: in the process, or by the file
+/// `sink-crash@<point>` or `sink-hold@<point>`.
+///
+/// # Errors
+///
+/// [`Error::Scripted`], where the work ends.
+pub(super) async fn point(connector: &str, name: &'static str) -> Result<(), Error> {
+    let armed = {
+        let mut armed = ARMED.lock().expect("nobody panics under this lock");
+        let is_here = |fault: &Fault| match fault {
+            Fault::CrashAt(at) | Fault::HoldAt(at) => *at == name,
+            Fault::Hold | Fault::LoseAnswer => false,
+        };
+        let found = armed
+            .iter()
+            .position(|(text, fault)| connector.contains(text) && is_here(fault));
+        found.map(|found| armed.swap_remove(found).1)
+    };
+    let from_file = || {
+        let folder = folder()?;
+        if takes(&folder, &format!("sink-crash@{name}"), connector) {
+            return Some(Fault::CrashAt(name));
+        }
+        takes(&folder, &format!("sink-hold@{name}"), connector).then_some(Fault::HoldAt(name))
+    };
+    let fault = armed.or_else(from_file);
+    match fault {
+        Some(Fault::CrashAt(name)) => Err(Error::Scripted(name)),
+        Some(Fault::HoldAt(_)) => {
+            hold().await;
+            Ok(())
+        }
+        Some(Fault::Hold | Fault::LoseAnswer) | None => Ok(()),
+    }
 }
 
 /// Waits until the file `release` is there.

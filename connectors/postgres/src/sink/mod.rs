@@ -27,22 +27,28 @@
 //! after half the worker's group session timeout, before a successor is even chosen.
 //!
 //! *Absence.* Tombstones are kept for a day. A position says up to when it has read, and one that is
-//! older than half a day, or belongs to another topic, leads to a rebuild: everything is read again,
-//! the keys that occur are noted in a table beside the target, and what none noted is deleted when
-//! every partition is through. Nothing is missing from the table meanwhile. A crash in a rebuild
-//! leaves notes and positions of the same transactions, and it goes on.
+//! older than half a day, or belongs to another topic, leads to a mark and sweep (`rebuild`).
+//!
+//! *A new generation* first takes away what it must not show ([`Sink::withdraw`], `emptying`) and is
+//! then written over the rows of the former one, which a mark and sweep removes in the end.
 //!
 //! What is not done: no column of ours stands in the subscriber's tables, and no table is swapped;
 //! the subscriber's own views and grants hang on them.
 
+mod assign;
 mod binary;
 mod catalogue;
 mod changes;
+mod emptying;
 mod error;
 #[cfg(debug_assertions)]
 pub mod faults;
+mod holding;
+mod offsets;
 mod position;
+mod rebuild;
 mod session;
+mod shape;
 mod statement;
 mod target;
 mod validate;
@@ -50,16 +56,28 @@ mod writer;
 
 pub use binary::Misfit;
 pub use changes::Changes;
+pub use emptying::Withdrawn;
 pub use error::{DatabaseError, Error};
 use hutong_connectors_core::jdbc_sink::{Config, SchemaEvolution};
 use hutong_connectors_core::secret::Secret;
 use hutong_schemas::table::TableId;
-pub use position::{Input, StartOffset};
+pub use offsets::Change as OffsetChange;
+pub use position::{BEHIND_MAX_MS, Input, StartOffset, Withdrawal};
 use session::Session;
 pub use session::SessionSettings;
 pub use target::Target;
 pub use validate::validate;
 pub use writer::Writer;
+
+#[cfg(not(debug_assertions))]
+fn fences(_connector: &str) -> bool {
+    true
+}
+
+#[cfg(debug_assertions)]
+fn fences(connector: &str) -> bool {
+    !faults::sabotages_fence(connector)
+}
 
 /// A session at the subscriber's database, which owns no table yet.
 #[derive(Debug)]
@@ -106,7 +124,18 @@ impl Sink {
         input: &Input,
         now_ms: i64,
     ) -> Result<(Writer, Vec<StartOffset>), Error> {
-        writer::assign(self, target, input, now_ms).await
+        assign::assign(self, target, input, now_ms).await
+    }
+
+    /// Takes away what an earlier generation of the input left in the table and this one must not
+    /// show, and finishes an emptying that was begun. It needs nothing but the task's word: neither
+    /// the topic nor its schemas are looked at.
+    ///
+    /// # Errors
+    ///
+    /// By class of the server's answer.
+    pub async fn withdraw(&self, table: &TableId, input: &Input) -> Result<Withdrawn, Error> {
+        emptying::withdraw(self, table, input).await
     }
 
     /// Empties a table that belongs to an input and forgets its positions, so that no former owner
@@ -116,7 +145,7 @@ impl Sink {
     /// # Errors
     ///
     /// By class of the server's answer.
-    pub async fn empty(&mut self, table: &TableId, topic: &str) -> Result<Option<u64>, Error> {
-        writer::empty(self, table, topic).await
+    pub async fn empty(&self, table: &TableId, name: &str) -> Result<Option<u64>, Error> {
+        emptying::empty(self, table, name).await
     }
 }

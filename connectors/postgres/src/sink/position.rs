@@ -7,21 +7,46 @@
 //! An owner is made by [`Plan`]: a pure function from what is stored and what is wanted to where
 //! each partition goes on.
 
+use std::collections::BTreeMap;
+
 use hutong_schemas::table::TableId;
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 
 use super::error::{DatabaseError, Error};
+use super::holding::{self, Holding};
 use super::target::quote;
 
 /// An input as it exists in Kafka.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Input {
+    /// The input as its user names it: a view's topic without its generation. A table belongs to it
+    /// whatever the topic is called at the time.
+    pub name: String,
     /// The physical topic.
     pub topic: String,
     /// What tells it from another topic of the same name.
     pub topic_id: String,
     /// The end of each partition, by which a rebuild ends; their number is the topic's.
     pub end_offsets: Vec<i64>,
+    /// The generation of a view; a table's topic has the same for ever.
+    pub generation: u64,
+    /// For each partition the offset behind the last record of the generation's first fill, as far as
+    /// known; `None` for a topic that is not filled from elsewhere.
+    pub fill_ends: Option<BTreeMap<i32, i64>>,
+    /// What earlier generations showed and this one must not.
+    pub withdrawal: Withdrawal,
+}
+
+/// What a new generation takes away from rows of earlier ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Withdrawal {
+    /// Columns whose values go at once.
+    pub columns: Vec<String>,
+    /// The key has changed: all rows go at once.
+    pub is_rekeyed: bool,
+    /// The lowest generation for whose rows the above says everything.
+    pub since_generation: Option<u64>,
 }
 
 /// Where a partition goes on.
@@ -53,7 +78,52 @@ pub(super) enum Plan {
     Continue(Vec<(i32, i64)>),
     /// The table's rows may include some whose deletion can no longer be read: everything is read
     /// again, and in the end what was not read is deleted.
-    Rebuild,
+    Rebuild(Ends),
+}
+
+/// Where a rebuild ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// Where the partitions end now.
+    Now,
+    /// Where the fill of the generation ends, which may be known later only.
+    Fill,
+}
+
+/// What is done about rows of earlier generations before anything else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Withdraw {
+    /// Nothing of them has to go at once.
+    Nothing,
+    /// The values of these columns go.
+    Columns(Vec<String>),
+    /// All of them go.
+    Everything,
+}
+
+/// Decides what a generation takes away from what a table holds. `None`: it holds this generation.
+pub(super) fn withdraw(input: &Input, holding: &Holding) -> Option<Withdraw> {
+    let generation = i64::try_from(input.generation).unwrap_or(i64::MAX);
+    if holding.is_released() || holding.generation == generation {
+        return None;
+    }
+    let Withdrawal {
+        columns,
+        is_rekeyed,
+        since_generation,
+    } = &input.withdrawal;
+    // What lies between is told for the generations since a certain one only.
+    let since = since_generation.unwrap_or_else(|| input.generation.saturating_sub(1));
+    let is_told = i64::try_from(since).is_ok_and(|since| holding.generation >= since);
+    Some(
+        if *is_rekeyed || !is_told || holding.generation > generation {
+            Withdraw::Everything
+        } else if columns.is_empty() {
+            Withdraw::Nothing
+        } else {
+            Withdraw::Columns(columns.clone())
+        },
+    )
 }
 
 /// Why an input may not take a table.
@@ -73,63 +143,58 @@ pub(super) enum Found {
 
 /// A tombstone lives for `delete.retention.ms`, 24 h; whoever is further behind than half of it may
 /// have missed one.
-pub(super) const BEHIND_MAX_MS: i64 = 12 * 3600 * 1000;
+pub const BEHIND_MAX_MS: i64 = 12 * 3600 * 1000;
 
-/// Decides where an input goes on. `is_rebuilding` says since when a rebuild is going on.
+/// Decides where an input goes on.
 pub(super) fn plan(
     input: &Input,
     stored: &[Stored],
+    holding: Option<&Holding>,
     found: Found,
-    rebuilding_since_ms: Option<i64>,
     now_ms: i64,
 ) -> Result<Plan, Refusal> {
-    if stored.is_empty() {
-        return match found {
-            Found::Missing | Found::Empty => Ok(Plan::Fresh),
-            Found::WithRows => Err(Refusal::NotEmpty),
-        };
-    }
-    if let Some(other) = stored
-        .iter()
-        .find(|s| !is_same_input(&s.topic, &input.topic))
-    {
-        return Err(Refusal::Taken(other.topic.clone()));
-    }
-    let is_other_topic = stored
-        .iter()
-        .any(|s| s.topic != input.topic || s.topic_id != input.topic_id);
-    let is_behind = |since: i64| now_ms.saturating_sub(since) > BEHIND_MAX_MS;
-    // A rebuild renews the marks of all rows, so its own age counts, not that of the positions.
-    let is_too_old = match rebuilding_since_ms {
-        Some(since) => is_behind(since),
-        None => stored.iter().any(|s| is_behind(s.read_up_to_ms)),
-    };
-    if found == Found::Missing || is_other_topic || is_too_old {
-        return Ok(Plan::Rebuild);
-    }
-    Ok(Plan::Continue(
-        stored
-            .iter()
-            .map(|s| (s.partition, s.next_offset))
-            .collect(),
-    ))
-}
-
-/// Returns whether two topics are generations of one view, or the same topic.
-pub(super) fn is_same_input(one: &str, other: &str) -> bool {
-    alias(one) == alias(other)
-}
-
-/// A view's topic without its generation.
-fn alias(topic: &str) -> &str {
-    match topic.rsplit_once(".g") {
-        Some((alias, generation))
-            if !generation.is_empty() && generation.bytes().all(|b| b.is_ascii_digit()) =>
-        {
-            alias
+    match holding {
+        Some(holding) if !holding.is_released() => {
+            if holding.input != input.name {
+                return Err(Refusal::Taken(holding.input.clone()));
+            }
         }
-        _ => topic,
+        Some(_) | None if stored.is_empty() && found == Found::WithRows => {
+            return Err(Refusal::NotEmpty);
+        }
+        Some(_) | None => {}
     }
+    let is_this_topic = |s: &Stored| s.topic == input.topic && s.topic_id == input.topic_id;
+    let goes_on = found != Found::Missing
+        && !stored.is_empty()
+        && stored.iter().all(is_this_topic)
+        && !stored.iter().any(|s| is_behind(s, holding, now_ms));
+    if goes_on {
+        let positions = stored.iter().map(|s| (s.partition, s.next_offset));
+        return Ok(Plan::Continue(positions.collect()));
+    }
+    if found != Found::WithRows {
+        return Ok(Plan::Fresh);
+    }
+    Ok(rebuild(input, holding))
+}
+
+/// Returns the plan to read everything again beside what the table holds.
+pub(super) fn rebuild(input: &Input, holding: Option<&Holding>) -> Plan {
+    let swept = holding.map(|holding| holding.swept_generation);
+    let is_swept = swept.and_then(|swept| u64::try_from(swept).ok()) >= Some(input.generation);
+    Plan::Rebuild(if input.fill_ends.is_none() || is_swept {
+        Ends::Now
+    } else {
+        Ends::Fill
+    })
+}
+
+/// Whoever reads from the beginning meets old records; until it has come past the moment at which it
+/// began, that moment counts.
+fn is_behind(stored: &Stored, holding: Option<&Holding>, now_ms: i64) -> bool {
+    let began_ms = holding.map_or(i64::MIN, |holding| holding.reading_since_ms);
+    now_ms.saturating_sub(stored.read_up_to_ms.max(began_ms)) > BEHIND_MAX_MS
 }
 
 /// Returns the position table that belongs to a target, quoted.
@@ -152,8 +217,21 @@ pub(super) fn seen_table(target: &TableId) -> String {
     format!("{}.hutong_seen_{hash:016x}", quote(&target.schema))
 }
 
-/// Creates the tables of positions and rebuilds. Runs in the caller's transaction.
+/// Creates our tables where they are missing, and lets nobody else decide about the target until the
+/// caller's transaction ends.
 pub(super) async fn ensure(client: &Client, target: &TableId) -> Result<(), Error> {
+    let lock = "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended($1, 1)),
+                       pg_catalog.to_regclass($2) IS NOT NULL
+                       AND pg_catalog.to_regclass($3) IS NOT NULL";
+    let names: [&(dyn ToSql + Sync); 3] =
+        [&target.to_string(), &holding::table(target), &table(target)];
+    let row = client.query_one(lock, &names).await;
+    if row
+        .map_err(failed(target, "look up the positions of"))?
+        .get(1)
+    {
+        return Ok(());
+    }
     // `IF NOT EXISTS` alone lets two sessions collide in the catalogue.
     let sql = format!(
         "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('hutong_position', 0));
@@ -173,13 +251,14 @@ pub(super) async fn ensure(client: &Client, target: &TableId) -> Result<(), Erro
          CREATE TABLE IF NOT EXISTS {rebuilds} (
             target text NOT NULL,
             partition integer NOT NULL,
-            end_offset bigint NOT NULL,
-            started_at timestamp with time zone NOT NULL,
+            end_offset bigint,
             v integer NOT NULL DEFAULT 1,
             PRIMARY KEY (target, partition)
-         )",
+         );
+         {holdings}",
         positions = table(target),
         rebuilds = rebuild_table(target),
+        holdings = holding::create(target),
     );
     client
         .batch_execute(&sql)
@@ -187,12 +266,13 @@ pub(super) async fn ensure(client: &Client, target: &TableId) -> Result<(), Erro
         .map_err(failed(target, "create the positions of"))
 }
 
-/// Returns whether the position table exists.
+/// Returns whether our tables exist.
 pub(super) async fn exists(client: &Client, target: &TableId) -> Result<bool, Error> {
     let row = client
         .query_one(
-            "SELECT pg_catalog.to_regclass($1) IS NOT NULL",
-            &[&table(target)],
+            "SELECT pg_catalog.to_regclass($1) IS NOT NULL
+                    AND pg_catalog.to_regclass($2) IS NOT NULL",
+            &[&holding::table(target), &table(target)],
         )
         .await
         .map_err(failed(target, "look up the positions of"))?;
@@ -230,10 +310,13 @@ pub(super) async fn terminate_predecessors(client: &Client, target: &TableId) ->
     const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
     let sql = format!(
         "SELECT DISTINCT a.pid, pg_catalog.pg_terminate_backend(a.pid)
-         FROM {} p JOIN pg_catalog.pg_stat_activity a
+         FROM (SELECT target, backend_pid, backend_start FROM {}
+               UNION ALL SELECT target, backend_pid, backend_start FROM {}) p
+         JOIN pg_catalog.pg_stat_activity a
            ON a.pid = p.backend_pid AND a.backend_start = p.backend_start
          WHERE p.target = $1 AND a.pid <> pg_catalog.pg_backend_pid()",
-        table(target)
+        table(target),
+        holding::table(target),
     );
     let mut last = 0;
     for _ in 0..ATTEMPTS {
@@ -251,6 +334,61 @@ pub(super) async fn terminate_predecessors(client: &Client, target: &TableId) ->
         table: target.clone(),
         backend_pid: last,
     })
+}
+
+/// Writes the position rows of an assignment under its epoch.
+pub(super) async fn take(
+    client: &Client,
+    target: &TableId,
+    input: &Input,
+    starts: &[i64],
+    epoch: i64,
+    now_ms: i64,
+) -> Result<(), Error> {
+    let partitions: Vec<i32> = (0..).zip(starts).map(|(partition, _)| partition).collect();
+    client
+        .execute(
+            &format!(
+                "INSERT INTO {} AS p (target, topic, topic_id, partition, next_offset,
+                        epoch, backend_pid, backend_start, read_up_to)
+                 SELECT $1, $2, $3, u.partition, u.next_offset, $4, a.pid, a.backend_start,
+                        to_timestamp($7::double precision / 1000)
+                 FROM unnest($5::integer[], $6::bigint[]) AS u(partition, next_offset),
+                      pg_catalog.pg_stat_activity a
+                 WHERE a.pid = pg_catalog.pg_backend_pid()
+                 ON CONFLICT (target, topic, partition) DO UPDATE
+                 SET epoch = EXCLUDED.epoch, backend_pid = EXCLUDED.backend_pid,
+                     backend_start = EXCLUDED.backend_start",
+                table(target)
+            ),
+            &[
+                &target.to_string(),
+                &input.topic,
+                &input.topic_id,
+                &epoch,
+                &partitions,
+                &starts,
+                &holding::millis(now_ms),
+            ],
+        )
+        .await
+        .map_err(failed(target, "take over"))?;
+    Ok(())
+}
+
+/// Forgets positions, rebuild and notes: nothing is known of what was read.
+pub(super) async fn forget(client: &Client, target: &TableId) -> Result<(), Error> {
+    let name = target.to_string();
+    for owned in [table(target), rebuild_table(target)] {
+        client
+            .execute(&format!("DELETE FROM {owned} WHERE target = $1"), &[&name])
+            .await
+            .map_err(failed(target, "forget the positions of"))?;
+    }
+    client
+        .batch_execute(&format!("DROP TABLE IF EXISTS {}", seen_table(target)))
+        .await
+        .map_err(failed(target, "forget the positions of"))
 }
 
 pub(super) fn failed(
@@ -273,9 +411,13 @@ mod tests {
 
     fn input() -> Input {
         Input {
+            name: "hutong.view.v".to_owned(),
             topic: "hutong.view.v.g2".to_owned(),
             topic_id: "id".to_owned(),
             end_offsets: vec![100, 100],
+            generation: 2,
+            fill_ends: Some(BTreeMap::new()),
+            withdrawal: Withdrawal::default(),
         }
     }
 
@@ -289,46 +431,85 @@ mod tests {
         }
     }
 
-    fn decide(stored: &[Stored], found: Found, rebuilding: Option<i64>) -> Result<Plan, Refusal> {
-        plan(&input(), stored, found, rebuilding, NOW)
+    fn holding(generation: i64, swept_generation: i64, reading_since_ms: i64) -> Holding {
+        Holding {
+            input: "hutong.view.v".to_owned(),
+            generation,
+            swept_generation,
+            is_emptying: false,
+            reading_since_ms,
+            columns: Vec::new(),
+            table_oid: 1,
+            is_made: true,
+        }
+    }
+
+    fn decide(stored: &[Stored], found: Found) -> Result<Plan, Refusal> {
+        let holding = (!stored.is_empty()).then(|| holding(2, 2, 0));
+        plan(&input(), stored, holding.as_ref(), found, NOW)
     }
 
     #[test]
     fn an_unknown_table_is_taken_only_if_it_is_empty() {
-        assert_eq!(decide(&[], Found::Missing, None), Ok(Plan::Fresh));
-        assert_eq!(decide(&[], Found::Empty, None), Ok(Plan::Fresh));
-        assert_eq!(decide(&[], Found::WithRows, None), Err(Refusal::NotEmpty));
+        assert_eq!(decide(&[], Found::Missing), Ok(Plan::Fresh));
+        assert_eq!(decide(&[], Found::Empty), Ok(Plan::Fresh));
+        assert_eq!(decide(&[], Found::WithRows), Err(Refusal::NotEmpty));
     }
 
     #[test]
     fn a_known_table_goes_on_where_it_was() {
         let rows = [stored("hutong.view.v.g2", "id", 0)];
-        assert_eq!(
-            decide(&rows, Found::WithRows, None),
-            Ok(Plan::Continue(vec![(0, 40)]))
-        );
+        let on = Ok(Plan::Continue(vec![(0, 40)]));
+        assert_eq!(decide(&rows, Found::WithRows), on);
+        assert_eq!(decide(&rows, Found::Empty), on);
     }
 
     #[test]
-    fn another_generation_a_new_topic_and_a_dropped_table_are_read_anew() {
-        let other_generation = [stored("hutong.view.v.g1", "id", 0)];
+    fn a_new_topic_is_read_anew_and_a_dropped_or_empty_table_needs_no_marks() {
         let other_id = [stored("hutong.view.v.g2", "other", 0)];
         let same = [stored("hutong.view.v.g2", "id", 0)];
         assert_eq!(
-            decide(&other_generation, Found::WithRows, None),
-            Ok(Plan::Rebuild)
+            decide(&other_id, Found::WithRows),
+            Ok(Plan::Rebuild(Ends::Now))
         );
-        assert_eq!(decide(&other_id, Found::WithRows, None), Ok(Plan::Rebuild));
-        assert_eq!(decide(&same, Found::Missing, None), Ok(Plan::Rebuild));
+        assert_eq!(decide(&other_id, Found::Empty), Ok(Plan::Fresh));
+        assert_eq!(decide(&same, Found::Missing), Ok(Plan::Fresh));
+    }
+
+    #[test]
+    fn a_generation_that_is_not_swept_is_rebuilt_up_to_the_end_of_its_fill() {
+        let begun = holding(2, 1, NOW);
+        assert_eq!(
+            plan(&input(), &[], Some(&begun), Found::WithRows, NOW),
+            Ok(Plan::Rebuild(Ends::Fill))
+        );
+        assert_eq!(
+            plan(&input(), &[], Some(&begun), Found::Empty, NOW),
+            Ok(Plan::Fresh)
+        );
+        let table = Input {
+            fill_ends: None,
+            ..input()
+        };
+        assert_eq!(
+            plan(&table, &[], Some(&begun), Found::WithRows, NOW),
+            Ok(Plan::Rebuild(Ends::Now))
+        );
     }
 
     #[test]
     fn a_table_of_another_input_is_refused() {
-        let rows = [stored("hutong.view.w.g2", "id", 0)];
-        assert_eq!(
-            decide(&rows, Found::Empty, None),
-            Err(Refusal::Taken("hutong.view.w.g2".to_owned()))
-        );
+        let taken = |name: &str| Err(Refusal::Taken(name.to_owned()));
+        let mut other = Holding {
+            input: "hutong.view.w".to_owned(),
+            ..holding(1, 1, 0)
+        };
+        let decide = |other: &Holding, found| plan(&input(), &[], Some(other), found, NOW);
+        assert_eq!(decide(&other, Found::WithRows), taken("hutong.view.w"));
+        // Emptied, it is free for another.
+        other.generation = 0;
+        assert_eq!(decide(&other, Found::Empty), Ok(Plan::Fresh));
+        assert_eq!(decide(&other, Found::WithRows), Err(Refusal::NotEmpty));
     }
 
     #[test]
@@ -338,21 +519,37 @@ mod tests {
             stored("hutong.view.v.g2", "id", 1),
         ];
         rows[1].read_up_to_ms = NOW - BEHIND_MAX_MS - 1;
-        assert_eq!(decide(&rows, Found::WithRows, None), Ok(Plan::Rebuild));
-        let going_on = Some(NOW - 1000);
-        assert!(matches!(
-            decide(&rows, Found::WithRows, going_on),
-            Ok(Plan::Continue(_))
-        ));
-        let too_long = Some(NOW - BEHIND_MAX_MS - 1);
-        assert_eq!(decide(&rows, Found::WithRows, too_long), Ok(Plan::Rebuild));
+        let decide = |since| {
+            let holding = holding(2, 2, since);
+            plan(&input(), &rows, Some(&holding), Found::WithRows, NOW)
+        };
+        assert_eq!(decide(0), Ok(Plan::Rebuild(Ends::Now)));
+        // It began lately, and has not yet read the records of the last hours.
+        assert!(matches!(decide(NOW - 1000), Ok(Plan::Continue(_))));
+        // It began long ago, and still has not.
+        let too_long = NOW - BEHIND_MAX_MS - 1;
+        assert_eq!(decide(too_long), Ok(Plan::Rebuild(Ends::Now)));
     }
 
     #[test]
-    fn generations_have_one_alias_and_other_names_are_left_alone() {
-        assert_eq!(alias("hutong.view.v.g12"), "hutong.view.v");
-        assert_eq!(alias("rk.public.g"), "rk.public.g");
-        assert_eq!(alias("rk.public.garden"), "rk.public.garden");
-        assert_eq!(alias("plain"), "plain");
+    fn a_new_generation_takes_away_what_the_task_says_or_everything_where_it_cannot_say() {
+        let mut input = input();
+        input.withdrawal.columns = vec!["name".to_owned()];
+        let columns = Withdraw::Columns(vec!["name".to_owned()]);
+        let decide = |input: &Input, held| withdraw(input, &holding(held, held, 0));
+        assert_eq!(decide(&input, 2), None);
+        assert_eq!(decide(&input, 1), Some(columns.clone()));
+        input.generation = 4;
+        assert_eq!(decide(&input, 1), Some(Withdraw::Everything));
+        assert_eq!(decide(&input, 5), Some(Withdraw::Everything));
+        input.withdrawal.since_generation = Some(1);
+        assert_eq!(decide(&input, 1), Some(columns));
+        input.withdrawal.since_generation = Some(2);
+        assert_eq!(decide(&input, 1), Some(Withdraw::Everything));
+        input.generation = 2;
+        input.withdrawal = Withdrawal::default();
+        assert_eq!(decide(&input, 1), Some(Withdraw::Nothing));
+        input.withdrawal.is_rekeyed = true;
+        assert_eq!(decide(&input, 1), Some(Withdraw::Everything));
     }
 }

@@ -1,9 +1,13 @@
 //! The statements that write a target, in sets: each takes one array per column.
 //!
 //! We send arrays rather than copying into a staging table. Both write in sets; a staging table
-//! writes each row twice, and its emptying costs small batches a file truncation each.
+//! writes each row twice, and its emptying costs small batches a file truncation each. Measured for
+//! rows of seven columns: COPY 640,000 rows/s, arrays without ON CONFLICT 277,000, with it 165,000,
+//! COPY into a staging table and a merge 183,000. So a table that is being filled, in which hardly
+//! any row is met twice, is copied into directly, and a batch that meets one is repeated as an upsert.
 
 use hutong_schemas::record::FieldInfo;
+use hutong_schemas::table::TableId;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Statement};
 
@@ -20,13 +24,31 @@ pub(super) struct Statements {
 }
 
 impl Statements {
-    pub(super) async fn prepare(client: &Client, target: &Target) -> Result<Self, Error> {
+    /// `former` are columns that the input no longer has: a row that is written loses them.
+    pub(super) async fn prepare(
+        client: &Client,
+        target: &Target,
+        former: &[String],
+    ) -> Result<Self, Error> {
         let all: Vec<usize> = (0..target.columns().len()).collect();
         Ok(Self {
-            upsert: prepare(client, target, &upsert(target), &all).await?,
+            upsert: prepare(client, target, &upsert(target, former), &all).await?,
             delete: prepare(client, target, &delete(target), target.key()).await?,
         })
     }
+}
+
+/// Runs statements that return nothing.
+pub(super) async fn execute(
+    client: &Client,
+    table: &TableId,
+    doing: &'static str,
+    sql: &str,
+) -> Result<(), Error> {
+    client
+        .batch_execute(sql)
+        .await
+        .map_err(failed(table, doing))
 }
 
 /// Prepares a statement whose parameters are arrays of these columns.
@@ -46,15 +68,14 @@ pub(super) async fn prepare(
         .map_err(failed(target.table(), "write"))
 }
 
-fn upsert(target: &Target) -> String {
+fn upsert(target: &Target, former: &[String]) -> String {
     let columns: Vec<usize> = (0..target.columns().len()).collect();
     let keys = key_list(target);
-    let set: Vec<String> = rest(target, &columns)
-        .map(|field| {
-            let name = quote(&field.name);
-            format!("{name} = EXCLUDED.{name}")
-        })
-        .collect();
+    let set = rest(target, &columns).map(|field| {
+        let name = quote(&field.name);
+        format!("{name} = EXCLUDED.{name}")
+    });
+    let set: Vec<String> = set.chain(gone(former)).collect();
     let action = if set.is_empty() {
         "NOTHING".to_owned()
     } else {
@@ -65,6 +86,16 @@ fn upsert(target: &Target) -> String {
         qualified(target.table()),
         names(target, &columns),
         unnest(columns.len()),
+    )
+}
+
+/// Returns the statement that takes rows as COPY sends them.
+pub(super) fn copy(target: &Target) -> String {
+    let columns: Vec<usize> = (0..target.columns().len()).collect();
+    format!(
+        "COPY {} ({}) FROM STDIN (FORMAT binary)",
+        qualified(target.table()),
+        names(target, &columns)
     )
 }
 
@@ -79,13 +110,12 @@ fn delete(target: &Target) -> String {
 }
 
 /// Returns the statement that sets some columns of rows that are there; `None` if it would set none.
-pub(super) fn partial(target: &Target, columns: &[usize]) -> Option<String> {
-    let set: Vec<String> = rest(target, columns)
-        .map(|field| {
-            let name = quote(&field.name);
-            format!("{name} = u.{name}")
-        })
-        .collect();
+pub(super) fn partial(target: &Target, columns: &[usize], former: &[String]) -> Option<String> {
+    let set = rest(target, columns).map(|field| {
+        let name = quote(&field.name);
+        format!("{name} = u.{name}")
+    });
+    let set: Vec<String> = set.chain(gone(former)).collect();
     (!set.is_empty()).then(|| {
         format!(
             "UPDATE {} AS t SET {} FROM {} AS u({}) WHERE {}",
@@ -119,15 +149,8 @@ pub(super) fn begin_notes(target: &Target) -> String {
     )
 }
 
-/// Returns the statement that ends a rebuild: what none noted is deleted.
-pub(super) fn sweep(target: &Target) -> String {
-    let seen = seen_table(target.table());
-    format!(
-        "DELETE FROM {} AS t WHERE NOT EXISTS (SELECT FROM {seen} AS s WHERE {});
-         DROP TABLE {seen}",
-        qualified(target.table()),
-        same_key(target, "s"),
-    )
+fn gone(former: &[String]) -> impl Iterator<Item = String> {
+    former.iter().map(|name| format!("{} = NULL", quote(name)))
 }
 
 fn rest<'a>(target: &'a Target, columns: &'a [usize]) -> impl Iterator<Item = &'a FieldInfo> {
@@ -149,7 +172,7 @@ fn key_list(target: &Target) -> String {
     names(target, target.key())
 }
 
-fn same_key(target: &Target, other: &str) -> String {
+pub(super) fn same_key(target: &Target, other: &str) -> String {
     let parts: Vec<String> = target
         .key_names()
         .map(|name| format!("t.{0} = {other}.{0}", quote(name)))

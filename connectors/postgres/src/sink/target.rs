@@ -1,7 +1,6 @@
 //! What a table must look like to hold an input, and how it differs from what is there.
 
 use hutong_schemas::record::FieldInfo;
-use hutong_schemas::sql_type::SqlType;
 use hutong_schemas::table::TableId;
 
 use super::binary::Misfit;
@@ -107,10 +106,11 @@ impl Target {
         Error::Incompatible {
             table: self.table.clone(),
             differences,
+            remedies: Vec::new(),
         }
     }
 
-    fn is_key(&self, column: usize) -> bool {
+    pub(super) fn is_key(&self, column: usize) -> bool {
         self.key.contains(&column)
     }
 
@@ -119,11 +119,8 @@ impl Target {
         let mut columns: Vec<String> = (0..self.columns.len())
             .map(|index| {
                 let field = &self.columns[index];
-                let null = if field.nullable && !self.is_key(index) {
-                    ""
-                } else {
-                    " NOT NULL"
-                };
+                // A value may be withdrawn at any time, so none of ours but the key is NOT NULL.
+                let null = if self.is_key(index) { " NOT NULL" } else { "" };
                 format!("{} {}{null}", quote(&field.name), field.sql_type)
             })
             .collect();
@@ -141,125 +138,6 @@ impl Target {
             .iter()
             .map(|index| self.columns[*index].name.as_str())
     }
-
-    /// Compares with the table that is there.
-    ///
-    /// # Errors
-    ///
-    /// Definite, with all differences.
-    pub(super) fn reconcile(&self, existing: &Existing) -> Result<Vec<&FieldInfo>, Error> {
-        let mut missing = Vec::new();
-        let mut differences = Vec::new();
-        for (index, field) in self.columns.iter().enumerate() {
-            match existing.columns.iter().find(|c| c.name == field.name) {
-                None if self.is_key(index) => differences.push(format!(
-                    "column {} is missing, which is part of the key",
-                    field.name
-                )),
-                None => missing.push(field),
-                Some(column) if !holds(&column.format_type, &field.sql_type) => {
-                    differences.push(format!(
-                        "column {} is {}, it must be {}",
-                        field.name, column.format_type, field.sql_type
-                    ));
-                }
-                Some(column) if column.not_null && field.nullable && !self.is_key(index) => {
-                    differences.push(format!(
-                        "column {} is NOT NULL, it must take NULL",
-                        field.name
-                    ));
-                }
-                Some(_) => {}
-            }
-        }
-        for column in &existing.columns {
-            let is_ours = self.columns.iter().any(|field| field.name == column.name);
-            if !is_ours && column.not_null && !column.has_default {
-                differences.push(format!(
-                    "column {} {} is NOT NULL without a default, and is not delivered",
-                    column.name, column.format_type
-                ));
-            }
-        }
-        let mut wanted: Vec<_> = self.key_names().collect();
-        wanted.sort_unstable();
-        if !existing.unique_keys.iter().any(|key| *key == wanted) {
-            differences.push(format!(
-                "there is no primary key or unique index on exactly ({})",
-                wanted.join(", ")
-            ));
-        }
-        if differences.is_empty() {
-            Ok(missing)
-        } else {
-            Err(self.incompatible(differences))
-        }
-    }
-}
-
-/// A table as the catalogue has it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Existing {
-    pub(super) columns: Vec<ExistingColumn>,
-    /// The column names, sorted, of each index that `ON CONFLICT` can use.
-    pub(super) unique_keys: Vec<Vec<String>>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ExistingColumn {
-    pub(super) name: String,
-    pub(super) format_type: String,
-    pub(super) not_null: bool,
-    pub(super) has_default: bool,
-}
-
-/// Returns whether a column of a type, as `format_type` writes it, holds every value of the wanted
-/// type and gives it back unchanged.
-fn holds(existing: &str, wanted: &SqlType) -> bool {
-    let same = |sql_type: &SqlType| plain(&sql_type.to_string()) == plain(existing);
-    if same(wanted) {
-        return true;
-    }
-    match wanted {
-        SqlType::Int2 => existing == "integer" || existing == "bigint",
-        SqlType::Int4 => existing == "bigint",
-        SqlType::Numeric { .. } => existing == "numeric",
-        SqlType::Varchar { length } => {
-            let is_wider = modifier(existing, "character varying")
-                .zip(*length)
-                .is_some_and(|(existing, wanted)| existing >= wanted);
-            existing == "text" || existing == "character varying" || is_wider
-        }
-        SqlType::Text => existing == "character varying",
-        SqlType::Time { .. } => existing == "time without time zone",
-        SqlType::Timestamp { .. } => existing == "timestamp without time zone",
-        SqlType::Timestamptz { .. } => existing == "timestamp with time zone",
-        SqlType::Bool
-        | SqlType::Int8
-        | SqlType::Float4
-        | SqlType::Float8
-        | SqlType::NumericUnscaled
-        | SqlType::Char { .. }
-        | SqlType::Bytea
-        | SqlType::Date
-        | SqlType::Uuid
-        | SqlType::Json
-        | SqlType::Jsonb => false,
-    }
-}
-
-/// A precision of six digits is what the types of time have without one.
-fn plain(format_type: &str) -> String {
-    if format_type.starts_with("time") {
-        format_type.replace("(6)", "")
-    } else {
-        format_type.to_owned()
-    }
-}
-
-fn modifier(format_type: &str, name: &str) -> Option<u32> {
-    let rest = format_type.strip_prefix(name)?;
-    rest.strip_prefix('(')?.strip_suffix(')')?.parse().ok()
 }
 
 /// Quotes an identifier.
@@ -274,6 +152,8 @@ pub(super) fn qualified(table: &TableId) -> String {
 
 #[cfg(test)]
 mod tests {
+    use hutong_schemas::sql_type::SqlType;
+
     use super::*;
 
     fn field(name: &str, sql_type: SqlType, nullable: bool) -> FieldInfo {
@@ -297,23 +177,6 @@ mod tests {
         Target::new(table, &key, &row).unwrap()
     }
 
-    fn existing(columns: &[(&str, &str, bool, bool)], key: &[&str]) -> Existing {
-        Existing {
-            columns: columns
-                .iter()
-                .map(
-                    |(name, format_type, not_null, has_default)| ExistingColumn {
-                        name: (*name).to_owned(),
-                        format_type: (*format_type).to_owned(),
-                        not_null: *not_null,
-                        has_default: *has_default,
-                    },
-                )
-                .collect(),
-            unique_keys: vec![key.iter().map(|name| (*name).to_owned()).collect()],
-        }
-    }
-
     #[test]
     fn the_table_is_created_from_the_sql_types_with_the_record_key_as_primary_key() {
         assert_eq!(
@@ -332,63 +195,6 @@ mod tests {
             target.create_table(),
             r#"CREATE TABLE "s"."t" ("_rk" text NOT NULL, "name" text, PRIMARY KEY ("_rk"))"#
         );
-    }
-
-    #[test]
-    fn a_wider_column_holds_a_narrower_one_and_nothing_else_does() {
-        let varchar = SqlType::Varchar { length: Some(20) };
-        assert!(holds("text", &varchar));
-        assert!(holds("character varying(30)", &varchar));
-        assert!(!holds("character varying(10)", &varchar));
-        assert!(!holds("text", &SqlType::Char { length: 3 }));
-        assert!(holds("bigint", &SqlType::Int2));
-        assert!(!holds("integer", &SqlType::Int8));
-        let timestamp = |precision| SqlType::Timestamp { precision };
-        assert!(holds("timestamp without time zone", &timestamp(6)));
-        assert!(holds("timestamp without time zone", &timestamp(3)));
-        assert!(!holds("timestamp(0) without time zone", &timestamp(6)));
-        assert!(!holds("timestamp with time zone", &timestamp(6)));
-        let numeric = SqlType::Numeric {
-            precision: 6,
-            scale: 2,
-        };
-        assert!(!holds("numeric(8,2)", &numeric));
-        assert!(holds("numeric(6,2)", &numeric));
-    }
-
-    #[test]
-    fn every_difference_is_named_with_column_and_types() {
-        let existing = existing(
-            &[
-                ("id", "text", true, false),
-                ("name", "character varying(5)", false, false),
-                ("owner", "text", true, false),
-            ],
-            &["name"],
-        );
-        let error = target().reconcile(&existing).unwrap_err().to_string();
-        for part in [
-            "column id is text, it must be integer",
-            "column name is character varying(5), it must be character varying(20)",
-            "column owner text is NOT NULL without a default",
-            "no primary key or unique index on exactly (id)",
-        ] {
-            assert!(error.contains(part), "{part} is not in: {error}");
-        }
-    }
-
-    #[test]
-    fn columns_of_the_subscriber_may_stand_beside_ours() {
-        let existing = existing(
-            &[
-                ("id", "integer", true, false),
-                ("seen", "timestamp with time zone", true, true),
-            ],
-            &["id"],
-        );
-        let target = target();
-        let missing = target.reconcile(&existing).unwrap();
-        assert_eq!(missing, [&target.columns()[1]]);
     }
 
     #[test]

@@ -1,292 +1,53 @@
-//! The owner of a target: assignment, transactions, emptying. The argument is in the module above.
+//! The owner of a target and its transactions. The argument is in the module above.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 
-use futures::future::join4;
+use bytes::Bytes;
+use futures::SinkExt;
+use futures::future::join5;
 use hutong_connectors_core::jdbc_sink::SchemaEvolution;
 use hutong_schemas::record::FieldInfo;
-use hutong_schemas::table::TableId;
-use tokio_postgres::Client;
 
+use tokio_postgres::CopyInSink;
+
+use super::assign::{ensure_table, names};
 use super::changes::Changes;
 use super::error::{DatabaseError, Error};
 #[cfg(debug_assertions)]
 use super::faults;
-use super::position::{self, Found, Input, Plan, Refusal, StartOffset, failed};
+use super::fences;
+use super::holding::{self, millis};
+use super::position::{self, failed};
+use super::rebuild::{self, Remaining};
 use super::session::Session;
-use super::statement::{self, Statements};
-use super::target::{Target, qualified, quote};
-use super::{Sink, catalogue};
+use super::shape::Freedom;
+use super::statement::{self, Statements, execute};
+use super::target::{Target, qualified};
 
 /// The only writer of a target, as long as its epoch stands. After an error, or when one of its
 /// futures was dropped, it must be dropped.
 #[derive(Debug)]
 pub struct Writer {
-    session: Session,
-    connector: String,
-    evolution: SchemaEvolution,
-    target: Target,
-    topic: String,
-    topic_id: String,
-    epoch: i64,
-    next_offsets: BTreeMap<i32, i64>,
-    /// The offsets at which the rebuild ends, of the partitions that have not reached them.
-    rebuild_ends: BTreeMap<i32, i64>,
-    statements: Statements,
-}
-
-pub(super) async fn assign(
-    sink: Sink,
-    target: Target,
-    input: &Input,
-    now_ms: i64,
-) -> Result<(Writer, Vec<StartOffset>), Error> {
-    let client = &sink.session.client;
-    let table = target.table().clone();
-    if fences(&sink.connector) && position::exists(client, &table).await? {
-        position::terminate_predecessors(client, &table).await?;
-    }
-    execute(client, &table, "begin a transaction on", "BEGIN").await?;
-    position::ensure(client, &table).await?;
-    let rebuilding_since = rebuilding_since(client, &table).await?;
-    let stored = position::stored(client, &table).await?;
-    let found = catalogue::found(client, &table).await?;
-    let plan = position::plan(input, &stored, found, rebuilding_since, now_ms);
-    let plan = plan.map_err(|refusal| match refusal {
-        Refusal::NotEmpty => Error::NotEmpty {
-            table: table.clone(),
-        },
-        Refusal::Taken(topic) => Error::Taken {
-            table: table.clone(),
-            topic,
-        },
-    })?;
-    ensure_table(client, &target, sink.evolution).await?;
-    let starts = match &plan {
-        Plan::Fresh => vec![0; input.end_offsets.len()],
-        Plan::Continue(known) => next_offsets(input, known),
-        Plan::Rebuild => {
-            begin_rebuild(client, &target, input, found).await?;
-            vec![0; input.end_offsets.len()]
-        }
-    };
-    let epoch = take(client, &table, input, &starts, now_ms).await?;
-    let rebuild_ends = rebuild_ends(client, &table).await?;
-    if plan == Plan::Rebuild && rebuild_ends.is_empty() {
-        let sweep = statement::sweep(&target);
-        execute(client, &table, "sweep", &sweep).await?;
-    }
-    execute(client, &table, "take over", "COMMIT").await?;
-    let statements = Statements::prepare(client, &target).await?;
-    let writer = Writer {
-        connector: sink.connector,
-        evolution: sink.evolution,
-        topic: input.topic.clone(),
-        topic_id: input.topic_id.clone(),
-        epoch,
-        next_offsets: (0..).zip(starts.iter().copied()).collect(),
-        rebuild_ends,
-        statements,
-        session: sink.session,
-        target,
-    };
-    let starts = starts.into_iter().map(|offset| match offset {
-        0 => StartOffset::Earliest,
-        offset => StartOffset::At(offset),
-    });
-    Ok((writer, starts.collect()))
-}
-
-#[cfg(not(debug_assertions))]
-fn fences(_connector: &str) -> bool {
-    true
-}
-
-#[cfg(debug_assertions)]
-fn fences(connector: &str) -> bool {
-    !faults::sabotages_fence(connector)
-}
-
-fn next_offsets(input: &Input, known: &[(i32, i64)]) -> Vec<i64> {
-    (0..)
-        .zip(&input.end_offsets)
-        .map(|(partition, _)| {
-            let stored = known.iter().find(|(known, _)| *known == partition);
-            stored.map_or(0, |(_, next_offset)| *next_offset)
-        })
-        .collect()
-}
-
-/// Writes the position rows under a new epoch. An epoch is larger than every one before it, also
-/// than those of rows that were deleted in between, so it begins with the server's clock.
-async fn take(
-    client: &Client,
-    table: &TableId,
-    input: &Input,
-    starts: &[i64],
-    now_ms: i64,
-) -> Result<i64, Error> {
-    let positions = position::table(table);
-    let name = table.to_string();
-    let row = client
-        .query_one(
-            &format!(
-                "SELECT GREATEST(coalesce(max(epoch), 0) + 1,
-                                 (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
-                 FROM {positions} WHERE target = $1"
-            ),
-            &[&name],
-        )
-        .await
-        .map_err(failed(table, "take over"))?;
-    let epoch: i64 = row.get(0);
-    let partitions: Vec<i32> = (0..).zip(starts).map(|(partition, _)| partition).collect();
-    client
-        .execute(
-            &format!(
-                "INSERT INTO {positions} AS p (target, topic, topic_id, partition, next_offset,
-                        epoch, backend_pid, backend_start, read_up_to)
-                 SELECT $1, $2, $3, u.partition, u.next_offset, $4, a.pid, a.backend_start,
-                        to_timestamp($7::double precision / 1000)
-                 FROM unnest($5::integer[], $6::bigint[]) AS u(partition, next_offset),
-                      pg_catalog.pg_stat_activity a
-                 WHERE a.pid = pg_catalog.pg_backend_pid()
-                 ON CONFLICT (target, topic, partition) DO UPDATE
-                 SET epoch = EXCLUDED.epoch, backend_pid = EXCLUDED.backend_pid,
-                     backend_start = EXCLUDED.backend_start"
-            ),
-            &[
-                &name,
-                &input.topic,
-                &input.topic_id,
-                &epoch,
-                &partitions,
-                &starts,
-                &millis(now_ms),
-            ],
-        )
-        .await
-        .map_err(failed(table, "take over"))?;
-    Ok(epoch)
-}
-
-/// Milliseconds since 1970 are far below 2^53, up to which a double is exact.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a time in milliseconds is below 2^53"
-)]
-fn millis(ms: i64) -> f64 {
-    ms as f64
-}
-
-/// Creates the table, or adds columns that newer schemas brought, or says what is wrong with it.
-async fn ensure_table(
-    client: &Client,
-    target: &Target,
-    evolution: SchemaEvolution,
-) -> Result<(), Error> {
-    let table = target.table();
-    let Some(existing) = catalogue::existing(client, table).await? else {
-        return match evolution {
-            SchemaEvolution::Basic => {
-                execute(client, table, "create", &target.create_table()).await
-            }
-            SchemaEvolution::None => Err(Error::Missing {
-                table: table.clone(),
-                create_table: target.create_table(),
-            }),
-        };
-    };
-    let missing = target.reconcile(&existing)?;
-    if missing.is_empty() {
-        return Ok(());
-    }
-    if evolution == SchemaEvolution::None {
-        return Err(Error::Incompatible {
-            table: table.clone(),
-            differences: missing
-                .iter()
-                .map(|f| format!("column {} {} is missing", f.name, f.sql_type))
-                .collect(),
-        });
-    }
-    let columns: Vec<String> = missing
-        .iter()
-        .map(|field| format!("ADD COLUMN {} {}", quote(&field.name), field.sql_type))
-        .collect();
-    let sql = format!("ALTER TABLE {} {}", qualified(table), columns.join(", "));
-    execute(client, table, "add a column to", &sql).await
-}
-
-async fn rebuilding_since(client: &Client, table: &TableId) -> Result<Option<i64>, Error> {
-    let sql = format!(
-        "SELECT (extract(epoch FROM min(started_at)) * 1000)::bigint FROM {} WHERE target = $1",
-        position::rebuild_table(table)
-    );
-    let row = client
-        .query_one(&sql, &[&table.to_string()])
-        .await
-        .map_err(failed(table, "look up the rebuild of"))?;
-    Ok(row.get(0))
-}
-
-async fn rebuild_ends(client: &Client, table: &TableId) -> Result<BTreeMap<i32, i64>, Error> {
-    let sql = format!(
-        "SELECT partition, end_offset FROM {} WHERE target = $1",
-        position::rebuild_table(table)
-    );
-    let rows = client
-        .query(&sql, &[&table.to_string()])
-        .await
-        .map_err(failed(table, "look up the rebuild of"))?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
-}
-
-/// Forgets the positions, notes where each partition ends now, and begins to note keys.
-async fn begin_rebuild(
-    client: &Client,
-    target: &Target,
-    input: &Input,
-    found: Found,
-) -> Result<(), Error> {
-    let table = target.table();
-    tracing::info!(%table, ?found, topic = input.topic, "rebuilding a table");
-    let name = table.to_string();
-    for owned in [position::table(table), position::rebuild_table(table)] {
-        client
-            .execute(&format!("DELETE FROM {owned} WHERE target = $1"), &[&name])
-            .await
-            .map_err(failed(table, "rebuild"))?;
-    }
-    let (partitions, ends): (Vec<i32>, Vec<i64>) = (0..)
-        .zip(&input.end_offsets)
-        .filter(|(_, end)| **end > 0)
-        .unzip();
-    client
-        .execute(
-            &format!(
-                "INSERT INTO {} (target, partition, end_offset, started_at)
-                 SELECT $1, u.partition, u.end_offset, clock_timestamp()
-                 FROM unnest($2::integer[], $3::bigint[]) AS u(partition, end_offset)",
-                position::rebuild_table(table)
-            ),
-            &[&name, &partitions, &ends],
-        )
-        .await
-        .map_err(failed(table, "rebuild"))?;
-    execute(client, table, "rebuild", &statement::begin_notes(target)).await
-}
-
-async fn execute(
-    client: &Client,
-    table: &TableId,
-    doing: &'static str,
-    sql: &str,
-) -> Result<(), Error> {
-    client
-        .batch_execute(sql)
-        .await
-        .map_err(failed(table, doing))
+    pub(super) session: Session,
+    pub(super) connector: String,
+    pub(super) evolution: SchemaEvolution,
+    pub(super) target: Target,
+    pub(super) topic: String,
+    pub(super) topic_id: String,
+    pub(super) generation: i64,
+    pub(super) swept_generation: i64,
+    pub(super) reading_since_ms: i64,
+    pub(super) is_made: bool,
+    /// Rows may be copied into the table as they are.
+    pub(super) may_fill: bool,
+    pub(super) epoch: i64,
+    pub(super) next_offsets: BTreeMap<i32, i64>,
+    /// What is left of a rebuild.
+    pub(super) remaining: Remaining,
+    /// Columns that were written once and are in the input no longer.
+    pub(super) former: Vec<String>,
+    pub(super) statements: Statements,
 }
 
 impl Writer {
@@ -296,11 +57,45 @@ impl Writer {
         &self.target
     }
 
-    /// Returns whether a rebuild waits for a partition to reach its end: a reader that stands at the
-    /// end reports it by [`apply`](Self::apply) even without changes.
+    /// Returns whether a rebuild is going on.
     #[must_use]
-    pub fn awaits_end(&self, partition: i32) -> bool {
-        self.rebuild_ends.contains_key(&partition)
+    pub fn is_rebuilding(&self) -> bool {
+        !self.remaining.is_empty()
+    }
+
+    /// Returns whether the table takes the rows as they are, so that [`fill`](Self::fill) may be tried.
+    #[must_use]
+    pub fn may_fill(&self) -> bool {
+        self.may_fill && self.remaining.is_empty()
+    }
+
+    /// Returns the newest generation of which it is certain that nothing of earlier ones is left.
+    #[must_use]
+    pub fn swept_generation(&self) -> u64 {
+        u64::try_from(self.swept_generation).unwrap_or(0)
+    }
+
+    /// Returns when reading from the beginning was last begun, in milliseconds since 1970.
+    #[must_use]
+    pub fn reading_since_ms(&self) -> i64 {
+        self.reading_since_ms
+    }
+
+    /// Returns whether a partition that has been read up to an offset has reached the end of a
+    /// rebuild and has not said so: [`apply`](Self::apply) says it, even without changes.
+    #[must_use]
+    pub fn reaches_end(&self, partition: i32, next_offset: i64) -> bool {
+        let end = self.remaining.get(&partition).copied().flatten();
+        end.is_some_and(|end| next_offset >= end)
+    }
+
+    /// Takes up where the fill of the generation ends, as far as it was not known.
+    pub fn learn_fill_ends(&mut self, ends: &BTreeMap<i32, i64>) {
+        for (partition, end) in &mut self.remaining {
+            if end.is_none() {
+                *end = ends.get(partition).copied();
+            }
+        }
     }
 
     /// Returns the next offset of a partition.
@@ -321,22 +116,17 @@ impl Writer {
         let client = &self.session.client;
         let table = self.target.table();
         execute(client, table, "begin a transaction on", "BEGIN").await?;
-        let owned = client
-            .query(
-                &format!(
-                    "SELECT 1 FROM {} WHERE target = $1 AND epoch = $2 FOR UPDATE",
-                    position::table(table)
-                ),
-                &[&table.to_string(), &self.epoch],
-            )
-            .await
-            .map_err(failed(table, "add a column to"))?;
-        if owned.is_empty() && fences(&self.connector) {
-            return Err(self.fenced());
+        if fences(&self.connector) {
+            holding::hold(client, table, self.epoch).await?;
         }
-        ensure_table(client, &self.target, self.evolution).await?;
+        let (made, freedom) = (self.is_made, Freedom::Columns);
+        let shaped = ensure_table(client, &self.target, self.evolution, made, freedom).await?;
+        self.is_made = shaped.is_made;
+        let columns = names(self.target.columns());
+        holding::note_columns(client, table, &columns).await?;
         execute(client, table, "add a column to", "COMMIT").await?;
-        self.statements = Statements::prepare(client, &self.target).await?;
+        self.former.retain(|name| !columns.contains(name));
+        self.statements = Statements::prepare(client, &self.target, &self.former).await?;
         Ok(())
     }
 
@@ -386,11 +176,17 @@ impl Writer {
     ) -> Result<(), Error> {
         self.write(partition, changes, next_offset, read_up_to_ms)
             .await?;
-        if !self.rebuild_ends.is_empty() {
-            self.advance_rebuild(partition, changes, next_offset)
+        let mut remaining = self.remaining.clone();
+        let is_swept = self.is_rebuilding()
+            && self
+                .advance_rebuild(&mut remaining, partition, changes, next_offset)
                 .await?;
-        }
         self.commit().await?;
+        self.remaining = remaining;
+        if is_swept {
+            self.swept_generation = self.generation;
+            self.point("swept").await?;
+        }
         #[cfg(debug_assertions)]
         if faults::sabotages_positions() {
             let advanced = self.advance(partition, next_offset, read_up_to_ms).await;
@@ -398,6 +194,42 @@ impl Writer {
         }
         self.next_offsets.insert(partition, next_offset);
         Ok(())
+    }
+
+    /// Does what [`apply`](Self::apply) does with changes that are [`filling`](Changes::filling).
+    /// Returns false, and has changed nothing, if a row of theirs is in the table already: then they
+    /// are to be applied as upserts.
+    ///
+    /// # Errors
+    ///
+    /// As [`apply`](Self::apply).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`apply`](Self::apply).
+    pub async fn fill(
+        &mut self,
+        partition: i32,
+        changes: &Changes,
+        next_offset: i64,
+        read_up_to_ms: i64,
+    ) -> Result<bool, Error> {
+        let applied = self.apply(partition, changes, next_offset, read_up_to_ms);
+        match applied.await {
+            Ok(()) => Ok(true),
+            Err(Error::Table { source, .. }) if source.code() == Some("23505") => {
+                let table = self.target.table();
+                execute(
+                    &self.session.client,
+                    table,
+                    "repeat a batch into",
+                    "ROLLBACK",
+                )
+                .await?;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Sends everything up to the commit in one go. The position comes first: whoever is fenced waits
@@ -410,9 +242,10 @@ impl Writer {
         read_up_to_ms: i64,
     ) -> Result<(), Error> {
         let client = &self.session.client;
-        let (begun, advanced, deleted, upserted) = join4(
+        let (begun, advanced, truncated, deleted, upserted) = join5(
             client.batch_execute("BEGIN"),
             self.advance_first(partition, next_offset, read_up_to_ms),
+            self.truncate(changes),
             self.delete(changes),
             self.upsert(changes),
         )
@@ -422,11 +255,13 @@ impl Writer {
         if advanced.map_err(failed(table, "advance the position of"))? != 1 {
             return Err(self.fenced());
         }
+        truncated.map_err(failed(table, "empty"))?;
         // Deletes come first: a key that moved may free a value that is unique in the table.
         deleted.map_err(failed(table, "delete from"))?;
         upserted.map_err(failed(table, "write"))?;
+        self.copy(changes).await.map_err(failed(table, "write"))?;
         for (columns, rows) in &changes.partial {
-            let Some(sql) = statement::partial(&self.target, columns) else {
+            let Some(sql) = statement::partial(&self.target, columns, &self.former) else {
                 continue;
             };
             let prepared = statement::prepare(client, &self.target, &sql, columns).await?;
@@ -457,7 +292,11 @@ impl Writer {
         next_offset: i64,
         read_up_to_ms: i64,
     ) -> Result<u64, tokio_postgres::Error> {
-        let epoch = if fences(&self.connector) { "epoch = $5" } else { "$5 > 0" };
+        let epoch = if fences(&self.connector) {
+            "epoch = $5"
+        } else {
+            "$5 > 0"
+        };
         let sql = format!(
             "UPDATE {} SET next_offset = $6, read_up_to = to_timestamp($7::double precision / 1000)
              WHERE target = $1 AND topic = $2 AND topic_id = $3 AND partition = $4 AND {epoch}",
@@ -481,6 +320,15 @@ impl Writer {
             .await
     }
 
+    /// Not by TRUNCATE, which keeps the subscriber's sessions from reading until the commit.
+    async fn truncate(&self, changes: &Changes) -> Result<u64, tokio_postgres::Error> {
+        if !changes.is_truncating {
+            return Ok(0);
+        }
+        let sql = format!("DELETE FROM {}", qualified(self.target.table()));
+        self.session.client.execute_typed(&sql, &[]).await
+    }
+
     async fn delete(&self, changes: &Changes) -> Result<u64, tokio_postgres::Error> {
         if changes.deletes.count == 0 {
             return Ok(0);
@@ -499,48 +347,57 @@ impl Writer {
         client.execute(&self.statements.upsert, &parameters).await
     }
 
+    async fn copy(&self, changes: &Changes) -> Result<(), tokio_postgres::Error> {
+        let Some(rows) = changes.copied.as_ref().filter(|rows| rows.count > 0) else {
+            return Ok(());
+        };
+        let sql = statement::copy(&self.target);
+        let copying: CopyInSink<Bytes> = self.session.client.copy_in(&sql).await?;
+        let mut copying = pin!(copying);
+        for piece in rows.pieces() {
+            copying.feed(piece).await?;
+        }
+        copying.as_mut().finish().await?;
+        Ok(())
+    }
+
     /// Notes the keys of a batch; when the partition has reached its end, says so; when all have,
-    /// deletes what none noted.
+    /// deletes what none noted, and returns that.
     async fn advance_rebuild(
-        &mut self,
+        &self,
+        remaining: &mut Remaining,
         partition: i32,
         changes: &Changes,
         next_offset: i64,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let client = &self.session.client;
         let table = self.target.table();
-        let partial = changes.partial.iter().map(|(_, rows)| rows);
-        let written = std::iter::once(&changes.upserts).chain(partial);
-        let written: Vec<_> = written.filter(|rows| rows.count > 0).collect();
-        if !written.is_empty() {
-            let sql = statement::note(&self.target);
-            let note = statement::prepare(client, &self.target, &sql, self.target.key()).await?;
-            for rows in written {
-                client
-                    .execute(&note, &rows.parameters_of(self.target.key()))
-                    .await
-                    .map_err(failed(table, "rebuild"))?;
-            }
+        self.point("before-note").await?;
+        rebuild::note(client, &self.target, changes).await?;
+        self.point("after-note").await?;
+        if !self.reaches_end(partition, next_offset) {
+            return Ok(false);
         }
-        let has_ended = |end: &i64| next_offset >= *end;
-        if !self.rebuild_ends.get(&partition).is_some_and(has_ended) {
-            return Ok(());
+        rebuild::ended(client, table, partition).await?;
+        remaining.remove(&partition);
+        if !remaining.is_empty() {
+            return Ok(false);
         }
-        client
-            .execute(
-                &format!(
-                    "DELETE FROM {} WHERE target = $1 AND partition = $2",
-                    position::rebuild_table(table)
-                ),
-                &[&table.to_string(), &partition],
-            )
-            .await
-            .map_err(failed(table, "rebuild"))?;
-        self.rebuild_ends.remove(&partition);
-        if self.rebuild_ends.is_empty() {
-            execute(client, table, "sweep", &statement::sweep(&self.target)).await?;
-            tracing::info!(%table, "rebuilt a table");
-        }
+        self.point("before-sweep").await?;
+        rebuild::sweep(client, &self.target, self.epoch).await?;
+        self.point("after-sweep").await?;
+        Ok(true)
+    }
+
+    /// A place at which a test may let the work end as a crash would.
+    #[cfg(debug_assertions)]
+    async fn point(&self, name: &'static str) -> Result<(), Error> {
+        faults::point(&self.connector, name).await
+    }
+
+    #[cfg(not(debug_assertions))]
+    #[expect(clippy::unused_async, reason = "it waits where there are faults")]
+    async fn point(&self, _: &'static str) -> Result<(), Error> {
         Ok(())
     }
 
@@ -584,44 +441,4 @@ impl Writer {
             epoch: self.epoch,
         }
     }
-}
-
-pub(super) async fn empty(
-    sink: &mut Sink,
-    table: &TableId,
-    topic: &str,
-) -> Result<Option<u64>, Error> {
-    let client = &sink.session.client;
-    if !position::exists(client, table).await? {
-        return Ok(None);
-    }
-    if fences(&sink.connector) {
-        position::terminate_predecessors(client, table).await?;
-    }
-    execute(client, table, "begin a transaction on", "BEGIN").await?;
-    let stored = position::stored(client, table).await?;
-    let is_ours = stored
-        .iter()
-        .any(|stored| position::is_same_input(&stored.topic, topic));
-    if !is_ours {
-        execute(client, table, "leave", "ROLLBACK").await?;
-        return Ok(None);
-    }
-    let mut deleted = 0;
-    if catalogue::found(client, table).await? != Found::Missing {
-        let sql = format!("DELETE FROM {}", qualified(table));
-        let answer = client.execute(&sql, &[]).await;
-        deleted = answer.map_err(failed(table, "empty"))?;
-    }
-    let name = table.to_string();
-    for owned in [position::table(table), position::rebuild_table(table)] {
-        client
-            .execute(&format!("DELETE FROM {owned} WHERE target = $1"), &[&name])
-            .await
-            .map_err(failed(table, "forget the positions of"))?;
-    }
-    let seen = position::seen_table(table);
-    let drop_notes = format!("DROP TABLE IF EXISTS {seen}; COMMIT");
-    execute(client, table, "empty", &drop_notes).await?;
-    Ok(Some(deleted))
 }

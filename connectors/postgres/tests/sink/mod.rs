@@ -1,6 +1,7 @@
 //! The sink against a real server: ownership, faults, refusals, values.
 
 mod faults;
+mod generations;
 mod rebuild;
 mod refusals;
 mod values;
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 
 use hutong_connectors_core::jdbc_sink::Config;
 use hutong_connectors_postgres::sink::{
-    Changes, Error, Input, SessionSettings, Sink, StartOffset, Target, Writer,
+    Changes, Error, Input, SessionSettings, Sink, StartOffset, Target, Withdrawal, Writer,
 };
 use hutong_schemas::cell::Cell;
 use hutong_schemas::record::FieldInfo;
@@ -164,9 +165,13 @@ fn target() -> Target {
 
 fn input() -> Input {
     Input {
+        name: "hutong.view.v".to_owned(),
         topic: "hutong.view.v.g1".to_owned(),
         topic_id: "first".to_owned(),
         end_offsets: vec![100],
+        generation: 1,
+        fill_ends: Some(BTreeMap::new()),
+        withdrawal: Withdrawal::default(),
     }
 }
 
@@ -248,13 +253,10 @@ async fn an_emptied_table_has_no_rows_and_no_position_and_its_former_owner_canno
     apply(&mut writer, &[(1, "one"), (2, "two")], &[], 5)
         .await
         .unwrap();
-    let mut sink = subscriber.sink("a").await;
-    let emptied = sink.empty(&table(), "hutong.view.v.g1").await.unwrap();
+    let sink = subscriber.sink("a").await;
+    let emptied = sink.empty(&table(), "hutong.view.v").await.unwrap();
     assert_eq!(emptied, Some(2));
-    assert_eq!(
-        sink.empty(&table(), "hutong.view.v.g1").await.unwrap(),
-        None
-    );
+    assert_eq!(sink.empty(&table(), "hutong.view.v").await.unwrap(), None);
     assert!(apply(&mut writer, &[(3, "three")], &[], 6).await.is_err());
     assert!(subscriber.names().await.is_empty());
     let (_writer, starts) = subscriber.writer("a").await;
@@ -268,9 +270,42 @@ async fn a_table_of_another_input_is_not_emptied() {
     let (mut writer, _) = subscriber.writer("a").await;
     apply(&mut writer, &[(1, "one")], &[], 5).await.unwrap();
     drop(writer);
-    let mut sink = subscriber.sink("a").await;
-    let emptied = sink.empty(&table(), "hutong.view.other.g1").await.unwrap();
+    let sink = subscriber.sink("a").await;
+    let emptied = sink.empty(&table(), "hutong.view.other").await.unwrap();
     assert_eq!(emptied, None);
     assert_eq!(subscriber.names().await, ["1 one"]);
+    subscriber.drop_database().await;
+}
+
+#[tokio::test]
+async fn a_table_is_filled_by_copying_and_a_batch_that_meets_a_row_is_repeated_as_an_upsert() {
+    let subscriber = Subscriber::new().await;
+    let (mut writer, _) = subscriber.writer("a").await;
+    assert!(writer.may_fill());
+    let filling = |writer: &Writer, rows: &[(i64, &str)]| {
+        let mut changes = Changes::filling(writer.target());
+        for (id, name) in rows {
+            let row = [Cell::Int(*id), Cell::Text(name)];
+            changes.upsert(writer.target(), &row).unwrap();
+        }
+        changes
+    };
+    let first = filling(&writer, &[(1, "one"), (2, "two")]);
+    assert_eq!(first.len(), 2);
+    assert!(writer.fill(0, &first, 5, now_ms()).await.unwrap());
+    assert_eq!(subscriber.next_offset().await, 5);
+    let again = filling(&writer, &[(3, "three"), (2, "zwei")]);
+    assert!(!writer.fill(0, &again, 9, now_ms()).await.unwrap());
+    assert_eq!(subscriber.names().await, ["1 one", "2 two"]);
+    assert_eq!(subscriber.next_offset().await, 5);
+    apply(&mut writer, &[(3, "three"), (2, "zwei")], &[1], 9)
+        .await
+        .unwrap();
+    assert_eq!(subscriber.names().await, ["2 zwei", "3 three"]);
+    // A truncation comes before what else is in its batch.
+    let mut changes = rows(writer.target(), &[(4, "four")], &[]);
+    changes.truncate();
+    writer.apply(0, &changes, 12, now_ms()).await.unwrap();
+    assert_eq!(subscriber.names().await, ["4 four"]);
     subscriber.drop_database().await;
 }

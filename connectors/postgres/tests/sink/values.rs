@@ -10,7 +10,7 @@ async fn check(subscriber: &Subscriber, sql_type: SqlType, cases: &[(Cell<'_>, &
     let row = [key[0].clone(), field("value", sql_type, true)];
     let target = Target::new(table(), &key, &row).unwrap();
     subscriber
-        .execute("DROP TABLE IF EXISTS t, hutong_position, hutong_rebuild")
+        .execute("DROP TABLE IF EXISTS t, hutong_position, hutong_view, hutong_rebuild")
         .await;
     let assigned = subscriber.assign("a", target, &input()).await;
     let (mut writer, _) = assigned.unwrap();
