@@ -138,7 +138,8 @@ pub(crate) async fn create(
         withdrawn: Vec::new(),
         rekeyed: false,
         withdrawn_since: generation,
-        is_refilling: false,
+        // A sink may still hold what a former view of this name was emptied of or not.
+        is_refilling: generation > 1,
     };
     let (source, own) = ensure_topics(app, &draft).await?;
 
