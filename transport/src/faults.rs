@@ -16,6 +16,9 @@
 //!   another one covers it.
 //! - `group-deaf`, with an instance id as contents: as long as it is there, this member of the group is
 //!   not told what the group decides. It stands for a process that loses a task and learns it too late.
+//! - `reach-<place>`, with a part of what is owned as contents: whoever comes to the named place, before
+//!   or after a durable step, renames the file to `….taken` and waits there to be killed, or until
+//!   there is a file `release`.
 //! - `sabotage-positions`: positions are committed after the records, in a transaction of their own.
 //! - `sabotage-fence`, empty or with a part of a transactional id as contents: such producers get a
 //!   transactional id of their own at each start, so that they fence nobody.
@@ -184,6 +187,25 @@ impl Late {
 pub(crate) fn is_deaf(instance: &str) -> bool {
     let deaf = folder().and_then(|folder| fs::read_to_string(folder.join("group-deaf")).ok());
     deaf.is_some_and(|deaf| deaf.trim() == instance)
+}
+
+/// A named place before or after a durable step: holds whoever owns something that a test waits for
+/// there.
+pub async fn reach(place: &str, owner: &str) {
+    let Some(folder) = folder() else { return };
+    let path = folder.join(format!("reach-{place}"));
+    let Ok(wanted) = fs::read_to_string(&path) else {
+        return;
+    };
+    let wanted = wanted.trim();
+    let is_ours = !wanted.is_empty() && owner.contains(wanted);
+    let taken = folder.join(format!("reach-{place}.taken"));
+    if !is_ours || fs::rename(&path, taken).is_err() {
+        return;
+    }
+    while fs::remove_file(folder.join("release")).is_err() {
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Counts a commit and returns the fault that is due at it.

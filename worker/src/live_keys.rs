@@ -20,7 +20,8 @@ const BYTES_MAX: usize = 1 << 20;
 /// The store's cache. It is written once and read once.
 const CACHE_BYTES: u64 = 4 << 20;
 
-/// Lists the live keys of a topic up to its present end. `dir` is the scratch folder, which is
+/// Lists the live keys of a topic up to its present end, where `before` names an offset for each
+/// partition only those whose newest record lies before it. `dir` is the scratch folder, which is
 /// removed first.
 ///
 /// # Errors
@@ -29,6 +30,7 @@ const CACHE_BYTES: u64 = 4 << 20;
 pub(crate) async fn list(
     kafka: &KafkaConfig,
     topic: &str,
+    before: Option<&[i64]>,
     dir: PathBuf,
 ) -> Result<LiveKeys, HostError> {
     let doing = || format!("could not list the live rows of topic {topic}");
@@ -41,7 +43,7 @@ pub(crate) async fn list(
         let event = reader.next().await;
         let is_end = match event.map_err(|error| HostError::wrap(doing(), error))? {
             Event::Record(message) => {
-                pending.take(message);
+                pending.take(message, before);
                 false
             }
             Event::End => true,
@@ -82,12 +84,19 @@ struct Pending {
 }
 
 impl Pending {
-    fn take(&mut self, message: Message) {
+    fn take(&mut self, message: Message, before: Option<&[i64]>) {
         // A record without a key says nothing about a row.
         if let Some(key) = message.key {
             self.bytes += key.len();
-            self.records
-                .push((message.partition, key, message.value.is_some()));
+            let is_before = before.is_none_or(|before| {
+                let partition = usize::try_from(message.partition).ok();
+                // A partition that was not there then held nothing.
+                partition
+                    .and_then(|partition| before.get(partition))
+                    .is_some_and(|end| message.offset < *end)
+            });
+            let is_listed = message.value.is_some() && is_before;
+            self.records.push((message.partition, key, is_listed));
         }
     }
 
@@ -187,7 +196,7 @@ mod tests {
         let store = Store::create(&dir).unwrap();
         let mut first = Pending::default();
         for (key, value) in [("a", Some("1")), ("b", Some("1")), ("c", None), ("b", None)] {
-            first.take(message(0, key, value));
+            first.take(message(0, key, value), None);
         }
         let mut second = Pending::default();
         for (partition, key, value) in [
@@ -195,12 +204,28 @@ mod tests {
             (1, "b", Some("2")),
             (0, "a", Some("3")),
         ] {
-            second.take(message(partition, key, value));
+            second.take(message(partition, key, value), None);
         }
         let store = store.write(first).unwrap().write(second).unwrap();
         let keys: Vec<_> = store.into_keys().map(Result::unwrap).collect();
         let expected = [(0, "a"), (0, "c"), (1, "b")];
         assert_eq!(keys, expected.map(|(p, key)| (p, key.as_bytes().to_vec())));
         assert!(!dir.exists(), "the scratch store goes with its list");
+    }
+
+    #[test]
+    fn before_a_place_only_keys_without_a_newer_record_are_listed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(&dir.path().join("scratch")).unwrap();
+        let mut pending = Pending::default();
+        let records = [(0, "old", 3), (0, "again", 4), (0, "again", 7), (0, "new", 9), (1, "x", 5)];
+        for (partition, key, offset) in records {
+            let mut message = message(partition, key, Some("1"));
+            message.offset = offset;
+            pending.take(message, Some(&[7, 5]));
+        }
+        let store = store.write(pending).unwrap();
+        let keys: Vec<_> = store.into_keys().map(Result::unwrap).collect();
+        assert_eq!(keys, [(0, b"old".to_vec())]);
     }
 }

@@ -108,6 +108,14 @@ metrics! {
         "age of the last committed source transaction while there are newer ones, in seconds";
     source_retained_wal_bytes: Gauge "hutong_source_retained_wal_bytes" ["task"]
         "bytes of write-ahead log that the source's server keeps for the slot";
+    source_snapshot_tables: Gauge "hutong_source_snapshot_tables" ["task"]
+        "tables whose rows are not all read yet";
+    source_snapshot_rows: Gauge "hutong_source_snapshot_rows" ["task"]
+        "rows read of all tables, while some are still being read";
+    source_snapshot_left_seconds: Seconds "hutong_source_snapshot_left_seconds" ["task"]
+        "time until the last row is read, at the speed of late";
+    source_tables_failed: Gauge "hutong_source_tables_failed" ["task"]
+        "tables that have stopped and wait for a person";
     processor_records: Counter "hutong_processor_records_total" ["task"]
         "records read from the input topic and committed";
     processor_output_records: Counter "hutong_processor_output_records_total" ["task"]
@@ -137,7 +145,9 @@ impl Metrics {
         task_metrics!(
             self, task,
             task_restarts task_failed source_events source_bytes source_lag_bytes
-            source_lag_seconds source_retained_wal_bytes processor_records
+            source_lag_seconds source_retained_wal_bytes source_snapshot_tables
+            source_snapshot_rows source_snapshot_left_seconds source_tables_failed
+            processor_records
             processor_output_records processor_lag_records sink_rows sink_lag_records
             sink_latency_seconds
         );

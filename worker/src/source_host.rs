@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use hutong_connectors_core::source::{
-    HostError, LiveKeys, SourceHost, SourceProgress, TableAnnouncement, TableState,
+    HostError, LiveKeys, SourceHost, SourceProgress, TableAnnouncement, TableProgress, TableState,
+    TableTopic,
 };
 use hutong_schemas::position::SchemaId;
 use hutong_transport::KafkaConfig;
-use hutong_transport::admin::{Admin, TopicSpec};
+use hutong_transport::admin::{Admin, Isolation, TopicSpec};
 use hutong_transport::producer::{PlainRecord, Transaction, TransactionalProducer};
 use hutong_transport::record::{Record, TableRecord, VERSION};
 
@@ -54,10 +55,11 @@ impl SourceHost for KafkaHost {
         topic: &str,
         keyed: bool,
         partitions: i32,
-    ) -> Result<i32, HostError> {
+    ) -> Result<TableTopic, HostError> {
         let wrap = |error| HostError::wrap(format!("could not make topic {topic} ready"), error);
         // An existing topic keeps its number of partitions, whatever is configured now.
         let existing = self.admin.topic(topic).await.map_err(wrap)?;
+        let existed = existing.is_some();
         let partitions = existing.map_or(partitions, |topic| topic.partitions);
         let spec = if keyed {
             TopicSpec::keyed_table(topic, partitions)
@@ -65,11 +67,24 @@ impl SourceHost for KafkaHost {
             TopicSpec::keyless_table(topic)
         };
         let info = self.admin.ensure_topic(&spec).await.map_err(wrap)?;
-        Ok(info.partitions)
+        Ok(TableTopic {
+            partitions: info.partitions,
+            existed,
+        })
     }
 
-    async fn live_keys(&self, topic: &str) -> Result<LiveKeys, HostError> {
-        live_keys::list(&self.kafka, topic, self.scratch_dir.join(topic)).await
+    async fn end_offsets(&self, topic: &str) -> Result<Vec<i64>, HostError> {
+        let wrap = |error| HostError::wrap(format!("could not find the end of topic {topic}"), error);
+        let ends = self
+            .admin
+            .end_offsets(topic, Isolation::ReadUncommitted)
+            .await
+            .map_err(wrap)?;
+        Ok(ends.into_values().collect())
+    }
+
+    async fn live_keys(&self, topic: &str, before: Option<&[i64]>) -> Result<LiveKeys, HostError> {
+        live_keys::list(&self.kafka, topic, before, self.scratch_dir.join(topic)).await
     }
 
     async fn announce_tables(&self, tables: &[TableAnnouncement]) -> Result<(), HostError> {
@@ -132,9 +147,29 @@ impl KafkaHost {
             let gauge = self.metrics.source_lag_seconds.with_label_values(&labels);
             gauge.set(lag_seconds);
         }
+        self.measure_tables(progress);
         if let Some(retained) = progress.retained_wal_bytes {
             let gauge = &self.metrics.source_retained_wal_bytes;
             gauge.with_label_values(&labels).set(bytes(retained));
         }
+    }
+
+    fn measure_tables(&self, progress: &SourceProgress) {
+        let labels = [self.task.as_str()];
+        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let snapshot = progress.snapshot.unwrap_or_default();
+        let tables = &self.metrics.source_snapshot_tables;
+        tables.with_label_values(&labels).set(count(snapshot.tables_left));
+        let rows = &self.metrics.source_snapshot_rows;
+        rows.with_label_values(&labels).set(count(snapshot.rows_done));
+        let left = std::time::Duration::from_secs(snapshot.eta_seconds.unwrap_or(0));
+        let seconds = &self.metrics.source_snapshot_left_seconds;
+        seconds.with_label_values(&labels).set(left.as_secs_f64());
+        let is_failed = |table: &&TableProgress| table.state == TableState::Failed;
+        let failed = progress.tables.iter().filter(is_failed).count();
+        let gauge = &self.metrics.source_tables_failed;
+        gauge
+            .with_label_values(&labels)
+            .set(i64::try_from(failed).unwrap_or(i64::MAX));
     }
 }

@@ -31,13 +31,13 @@
 //! We do not retry a commit in place, because only the fence and the stored position tell what
 //! became of the first try. We do not abort batches one by one: an attempt that fails ends whole.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use hutong_connectors_core::SOURCE_CLASS;
 use hutong_connectors_core::postgres_source::Config;
-use hutong_connectors_core::secret::Secret;
-use hutong_connectors_core::source::SourceBatch;
+use hutong_connectors_core::source::{SourceBatch, Step};
 use hutong_connectors_postgres::source::{self, Connected};
 use hutong_schemas::class::Class;
 use hutong_transport::producer::{PositionWrite, Transaction, TransactionalProducer};
@@ -60,14 +60,14 @@ use crate::task::{Stopped, TaskContext, TaskError};
 ///
 /// Dropping it is as safe as a crash.
 pub(crate) async fn run(ctx: TaskContext) -> Result<Stopped, TaskError> {
-    let config = parse(&ctx)?;
-    let password = password(&ctx, &config)?;
+    let mut config = parse(&ctx)?;
+    let password = ctx.secrets.unlock(&mut config.connection)?;
     let connected = Connected::open(config, password).await?;
     let connected = connected.with_budget(Arc::clone(ctx.budget.semaphore()));
     let owner = connected.owner();
-    let (producer, position) = start_producer(&ctx, &owner).await?;
+    let (producer, positions) = start_producer(&ctx, &owner).await?;
     let producer = Arc::new(producer);
-    tracing::info!(task = ctx.task.task, owner, position = ?position, "a source starts");
+    tracing::info!(task = ctx.task.task, owner, position = ?positions.get(""), "a source starts");
 
     let host = Arc::new(host(&ctx, &producer));
     // One batch waits while another commits: the channel is the whole pipeline.
@@ -76,7 +76,7 @@ pub(crate) async fn run(ctx: TaskContext) -> Result<Stopped, TaskError> {
     ctx.status.running();
     let stop = ctx.stop.clone();
     let connector = Owned::spawn(format!("source {}", ctx.task.task), async move {
-        connected.run(position, host, out, confirmed, stop).await
+        connected.run(positions, host, out, confirmed, stop).await
     });
     let commits = Commits {
         ctx: &ctx,
@@ -103,19 +103,23 @@ pub(crate) async fn run(ctx: TaskContext) -> Result<Stopped, TaskError> {
 /// for a connector of the same name. What keeps a source from running, such as a table that is
 /// gone, does not keep it from going: the server is asked for nothing but its identity.
 pub(crate) async fn delete(ctx: TaskContext) -> Result<(), TaskError> {
-    let config = parse(&ctx)?;
-    let password = password(&ctx, &config)?;
+    let mut config = parse(&ctx)?;
+    let password = ctx.secrets.unlock(&mut config.connection)?;
     let owner = source::owner(&config, password.clone()).await?;
-    let (producer, position) = start_producer(&ctx, &owner).await?;
-    let dropped = source::drop_owned(config, password, position.as_ref()).await?;
+    let (producer, positions) = start_producer(&ctx, &owner).await?;
+    let dropped = source::drop_owned(config, password, positions.get("")).await?;
     tracing::info!(
         task = ctx.task.task,
         owner,
         ?dropped,
         "a source gave up what it owned"
     );
+    let parts = positions.into_keys();
     let transaction = Transaction {
-        positions: vec![position_write(&ctx, &owner, None)],
+        positions: parts
+            .chain([String::new()])
+            .map(|part| position_write(&ctx, &owner, part, None))
+            .collect(),
         ..Transaction::default()
     };
     producer.commit(transaction).await?;
@@ -123,7 +127,7 @@ pub(crate) async fn delete(ctx: TaskContext) -> Result<(), TaskError> {
     Ok(())
 }
 
-fn parse(ctx: &TaskContext) -> Result<Config, TaskError> {
+pub(crate) fn parse(ctx: &TaskContext) -> Result<Config, TaskError> {
     let malformed = |error: serde_json::Error| {
         TaskError::new(
             Class::Definite,
@@ -141,28 +145,27 @@ fn parse(ctx: &TaskContext) -> Result<Config, TaskError> {
     })
 }
 
-fn password(ctx: &TaskContext, config: &Config) -> Result<Option<Secret>, TaskError> {
-    let reference = config.connection.password.as_ref();
-    let resolved = reference.map(|reference| ctx.secrets.resolve(reference));
-    Ok(resolved.transpose()?)
-}
-
-/// Fences whoever owned it before, then reads its position.
-async fn start_producer(
+/// Fences whoever owned it before, then reads its positions: its own, and those of its parts.
+pub(crate) async fn start_producer(
     ctx: &TaskContext,
     owner: &str,
-) -> Result<(TransactionalProducer, Option<Value>), TaskError> {
+) -> Result<(TransactionalProducer, BTreeMap<String, Value>), TaskError> {
     let id = ctx.cluster.transactional_id(owner);
     let producer = TransactionalProducer::start(&ctx.kafka, &ctx.cluster, &id).await?;
-    let mut positions = producer.positions(&ctx.location, owner).await?;
-    Ok((producer, positions.remove("")))
+    let positions = producer.positions(&ctx.location, owner).await?;
+    Ok((producer, positions))
 }
 
-fn position_write(ctx: &TaskContext, owner: &str, value: Option<Value>) -> PositionWrite {
+fn position_write(
+    ctx: &TaskContext,
+    owner: &str,
+    sub: String,
+    value: Option<Value>,
+) -> PositionWrite {
     PositionWrite {
         location: ctx.location.to_string(),
         owner: owner.to_owned(),
-        sub: String::new(),
+        sub,
         value,
     }
 }
@@ -209,19 +212,27 @@ impl Commits<'_> {
         let SourceBatch {
             records,
             position,
+            parts,
             permit,
             seq,
+            step,
             ..
         } = batch;
         let events = events(&records);
         let bytes = records.buffer.len();
+        let own = position_write(self.ctx, self.owner, String::new(), Some(position));
+        let parts = parts
+            .into_iter()
+            .map(|part| position_write(self.ctx, self.owner, part.part, part.value));
         let transaction = Transaction {
             batches: vec![records],
-            positions: vec![position_write(self.ctx, self.owner, Some(position))],
+            positions: std::iter::once(own).chain(parts).collect(),
             plain: Vec::new(),
         };
         let started = Instant::now();
+        fail_point(step, "before", self.owner).await;
         self.producer.commit(transaction).await?;
+        fail_point(step, "after", self.owner).await;
         drop(permit);
         // The connector may have ended with an error of its own meanwhile.
         self.confirm.send_replace(seq);
@@ -248,6 +259,17 @@ impl Commits<'_> {
             .inc_by(bytes);
     }
 }
+
+/// Where a test may hold the process to kill it: `source-<step>-<before or after>`.
+#[cfg(debug_assertions)]
+async fn fail_point(step: Step, moment: &str, owner: &str) {
+    let name = format!("source-{}-{moment}", step.as_str());
+    hutong_transport::faults::reach(&name, owner).await;
+}
+
+#[cfg(not(debug_assertions))]
+#[expect(clippy::unused_async, reason = "its counterpart with faults waits")]
+async fn fail_point(_step: Step, _moment: &str, _owner: &str) {}
 
 /// Counts change events: a tombstone only tells compaction that the event before it was a delete.
 fn events(records: &hutong_schemas::batch::RecordBatch) -> u64 {

@@ -162,7 +162,7 @@ impl Bench {
             status.state == TaskState::Running
                 && status.details["tables"][0]["state"] == "streaming"
                 && position["lsn"].is_string()
-                && position["snapshot"].is_null()
+                && position["preparing"].is_null()
         })
         .await
     }

@@ -35,6 +35,10 @@ pub struct Config {
     pub batch_bytes_max: usize,
     /// Longest time for which a batch stays open while more arrives.
     pub batch_time_max: Duration,
+    /// Whether a record that cannot be written becomes a dead letter, and its table goes on.
+    pub dead_letters: bool,
+    /// The word under which dead letters are to be tried again.
+    pub replay: String,
     /// Given properties that have no effect here.
     pub tuning: Vec<String>,
 }
@@ -88,6 +92,11 @@ impl Config {
             batch_time_max: Duration::from_millis(
                 values.integer("hutong.batch.ms.max", 1..=60_000),
             ),
+            dead_letters: dead_letters(&mut values),
+            replay: values
+                .optional("hutong.dead.letters.replay")
+                .unwrap_or_default()
+                .to_owned(),
             tuning: TABLE.tuning(properties),
         };
         check_tables(&config, &mut values);
@@ -136,6 +145,19 @@ fn jdbc_url(values: &mut Values<'_>) -> JdbcUrl {
         values.refuse("connection.url", message);
         JdbcUrl::default()
     })
+}
+
+/// What is skipped must be kept somewhere.
+fn dead_letters(values: &mut Values<'_>) -> bool {
+    let is_tolerant = values.choice("errors.tolerance", &[("none", false), ("all", true)]);
+    let topic = values.optional("errors.deadletterqueue.topic.name");
+    if is_tolerant && topic.is_none() {
+        values.refuse(
+            "errors.deadletterqueue.topic.name",
+            "is required with errors.tolerance=all; set it to ${topic}.dlq",
+        );
+    }
+    is_tolerant
 }
 
 /// Each topic has a table of its own: two in one would delete each other's rows.

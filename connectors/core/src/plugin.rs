@@ -230,9 +230,6 @@ pub(crate) const CONNECT: &[Property] = &[
         "Whether a changed secret restarts the connector.",
     )
     .tuning(),
-    Property::new("errors.tolerance", Text, "Whether errors are skipped.")
-        .default("none")
-        .only(&["none"], "nothing is skipped"),
     Property::new(
         "errors.retry.timeout",
         Long,
@@ -262,11 +259,55 @@ pub(crate) const CONNECT: &[Property] = &[
     Property::new("transforms.*", Text, "Settings of transformations.").refused(NO_TRANSFORMATIONS),
     Property::new("predicates", List, "Conditions of transformations.").refused(NO_TRANSFORMATIONS),
     Property::new("predicates.*", Text, "Settings of conditions.").refused(NO_TRANSFORMATIONS),
-    Property::new("producer.override.*", Text, "Settings of the producer.")
-        .refused("the settings of producers belong to the worker"),
+    Property::new("producer.override.acks", Text, "Which brokers answer.")
+        .default("all")
+        .only(
+            &["all", "-1"],
+            "what is committed is on every broker that is in sync",
+        ),
+    Property::new(
+        "producer.override.enable.idempotence",
+        Boolean,
+        "Whether a record is written once.",
+    )
+    .default("true")
+    .only(&["true"], "delivery is exactly once, always"),
+    PRODUCER_TUNING.named("producer.override.batch.size"),
+    PRODUCER_TUNING.named("producer.override.linger.ms"),
+    PRODUCER_TUNING.named("producer.override.compression.type"),
+    PRODUCER_TUNING.named("producer.override.compression.gzip.level"),
+    PRODUCER_TUNING.named("producer.override.compression.lz4.level"),
+    PRODUCER_TUNING.named("producer.override.compression.zstd.level"),
+    PRODUCER_TUNING.named("producer.override.buffer.memory"),
+    PRODUCER_TUNING.named("producer.override.max.request.size"),
+    PRODUCER_TUNING.named("producer.override.max.block.ms"),
+    PRODUCER_TUNING.named("producer.override.request.timeout.ms"),
+    PRODUCER_TUNING.named("producer.override.delivery.timeout.ms"),
+    PRODUCER_TUNING.named("producer.override.retries"),
+    PRODUCER_TUNING.named("producer.override.retry.backoff.ms"),
+    PRODUCER_TUNING.named("producer.override.retry.backoff.max.ms"),
+    PRODUCER_TUNING.named("producer.override.max.in.flight.requests.per.connection"),
+    PRODUCER_TUNING.named("producer.override.reconnect.backoff.ms"),
+    PRODUCER_TUNING.named("producer.override.reconnect.backoff.max.ms"),
+    PRODUCER_TUNING.named("producer.override.send.buffer.bytes"),
+    PRODUCER_TUNING.named("producer.override.receive.buffer.bytes"),
+    PRODUCER_TUNING.named("producer.override.metadata.max.age.ms"),
+    PRODUCER_TUNING.named("producer.override.metadata.max.idle.ms"),
+    PRODUCER_TUNING.named("producer.override.connections.max.idle.ms"),
+    PRODUCER_TUNING.named("producer.override.client.id"),
+    Property::new(
+        "producer.override.*",
+        Text,
+        "Other settings of the producer.",
+    )
+    .refused("where Kafka is, how to log in and what a transaction is belong to the worker"),
     Property::new("admin.override.*", Text, "Settings of the admin client.")
         .refused("the settings of clients belong to the worker"),
 ];
+
+/// A setting that only makes a producer faster or slower.
+const PRODUCER_TUNING: Property =
+    Property::new("", Text, "Speed of the producer, which the worker chooses.").tuning();
 
 /// What we add.
 pub(crate) const HUTONG: &[Property] = &[

@@ -49,8 +49,11 @@ pub struct Config {
     pub batch_bytes_max: usize,
     /// Longest time for which a batch stays open while more arrives.
     pub batch_time_max: Duration,
-    /// Rows fetched at a time by the snapshot; a hint, the byte budget rules.
-    pub snapshot_fetch_size: u32,
+    /// Number of connections that read tables beside the stream.
+    pub snapshot_readers: usize,
+    /// Tables to be read again, by `schema.table`, each with a token: one that was not taken up yet
+    /// makes the table be read again.
+    pub snapshot_again: BTreeMap<String, String>,
     /// Longest time between two status messages to the server.
     pub status_update_interval: Duration,
     /// Given properties that have no effect here.
@@ -68,13 +71,19 @@ pub enum PublicationAutocreate {
     NoTables,
 }
 
-/// What is read at the first start.
+/// What is read of tables beside their changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotMode {
-    /// All rows, then changes.
+    /// All rows, and changes beside and after them.
     Initial,
+    /// All rows, and changes until these are read.
+    InitialOnly,
     /// Changes only.
     NoData,
+    /// All rows at every start, and changes.
+    Always,
+    /// As `Initial`, and all rows again when the server's log does not continue where we stopped.
+    WhenNeeded,
 }
 
 /// Operations that make no event.
@@ -132,7 +141,10 @@ impl Config {
                 "snapshot.mode",
                 &[
                     ("initial", SnapshotMode::Initial),
+                    ("initial_only", SnapshotMode::InitialOnly),
                     ("no_data", SnapshotMode::NoData),
+                    ("always", SnapshotMode::Always),
+                    ("when_needed", SnapshotMode::WhenNeeded),
                     // Debezium's name of it up to 2.x.
                     ("never", SnapshotMode::NoData),
                 ],
@@ -143,7 +155,8 @@ impl Config {
             batch_time_max: Duration::from_millis(
                 values.integer("hutong.batch.ms.max", 1..=60_000),
             ),
-            snapshot_fetch_size: values.integer("snapshot.fetch.size", 1..=1_000_000),
+            snapshot_readers: values.integer("snapshot.max.threads", 1..=32),
+            snapshot_again: snapshot_again(&mut values),
             status_update_interval: Duration::from_millis(
                 values.integer("status.update.interval.ms", 100..=600_000),
             ),
@@ -230,6 +243,21 @@ fn filter(values: &mut Values<'_>, include: &str, exclude: &str) -> NameFilter {
         Some(_) => part(include, included, None),
         None => part(exclude, None, excluded),
     }
+}
+
+/// Entries are `schema.table@token`.
+fn snapshot_again(values: &mut Values<'_>) -> BTreeMap<String, String> {
+    const PROPERTY: &str = "hutong.snapshot.again";
+    let mut again = BTreeMap::new();
+    for entry in values.list(PROPERTY) {
+        match entry.rsplit_once('@') {
+            Some((table, token)) if table.contains('.') && !token.is_empty() => {
+                again.insert(table.to_owned(), token.to_owned());
+            }
+            _ => values.refuse(PROPERTY, format!("\"{entry}\" is not schema.table@token")),
+        }
+    }
+    again
 }
 
 fn skipped_operations(values: &mut Values<'_>) -> SkippedOperations {

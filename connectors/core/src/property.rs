@@ -146,6 +146,13 @@ impl Property {
         }
     }
 
+    /// Gives a copy of the property another name.
+    #[must_use]
+    pub const fn named(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
+    }
+
     /// Sets the default.
     #[must_use]
     pub const fn default(mut self, value: &'static str) -> Self {

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::error_report::ErrorReport;
+
 /// Records and the position behind them, which become durable together or not at all.
 ///
 /// Batches are committed in the order in which they were handed over. A batch without records
@@ -23,6 +25,8 @@ pub struct SourceBatch {
     pub records: RecordBatch,
     /// Where to go on after this batch; opaque to the worker.
     pub position: Value,
+    /// Positions of parts of what is owned, such as a table, as far as this batch changed them.
+    pub parts: Vec<PartPosition>,
     /// Commit time at the source of the last transaction in the batch, in microseconds since 1970.
     pub last_commit_ts_us: Option<i64>,
     /// The share of the byte budget that the batch holds, in KiB; returns when the batch is durable.
@@ -30,6 +34,41 @@ pub struct SourceBatch {
     /// Number of the batch within this run, starting at 1. The worker reports the highest durable
     /// one; only then may the connector let its database forget what the batch covers.
     pub seq: u64,
+    /// What the batch does, by which tests name the moment at which they kill.
+    pub step: Step,
+}
+
+/// The position of a part of what a source owns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartPosition {
+    /// The part's name.
+    pub part: String,
+    /// Its position; `None` forgets the part.
+    pub value: Option<Value>,
+}
+
+/// What a batch does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Step {
+    /// It carries changes, or moves the position.
+    #[default]
+    Stream,
+    /// It completes chunks of rows that a snapshot read, changes beside them.
+    Chunk,
+    /// It deletes rows that the table does not hold any more.
+    Sweep,
+}
+
+impl Step {
+    /// Returns the step's name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Chunk => "chunk",
+            Self::Sweep => "sweep",
+        }
+    }
 }
 
 /// What the platform offers to a running source.
@@ -38,25 +77,38 @@ pub trait SourceHost: Send + Sync {
     /// Returns the id of a schema under a subject, registering it where it is new.
     async fn register(&self, subject: &str, schema: &str) -> Result<SchemaId, HostError>;
 
-    /// Creates the topic of a table where it is missing, checks an existing one, and returns its
-    /// number of partitions, which may differ from the one asked for. A topic of a table without a
-    /// key is not compacted and has one partition.
+    /// Creates the topic of a table where it is missing, checks an existing one, and returns what it
+    /// is, whose number of partitions may differ from the one asked for. A topic of a table without
+    /// a key is not compacted and has one partition.
     async fn ensure_topic(
         &self,
         topic: &str,
         keyed: bool,
         partitions: i32,
-    ) -> Result<i32, HostError>;
+    ) -> Result<TableTopic, HostError>;
+
+    /// Returns the offset behind the last record of each partition of a topic.
+    async fn end_offsets(&self, topic: &str) -> Result<Vec<i64>, HostError>;
 
     /// Returns, partition by partition, the keys (with their prefix) whose newest committed record
-    /// is not a tombstone. The keys lie in a scratch store on disk, not in memory.
-    async fn live_keys(&self, topic: &str) -> Result<LiveKeys, HostError>;
+    /// is not a tombstone and, where `before` names an offset for each partition, lies before it.
+    /// The keys lie in a scratch store on disk, not in memory.
+    async fn live_keys(&self, topic: &str, before: Option<&[i64]>) -> Result<LiveKeys, HostError>;
 
     /// Makes the tables' SQL types known to the platform.
     async fn announce_tables(&self, tables: &[TableAnnouncement]) -> Result<(), HostError>;
 
     /// Takes the state to show; cheap, keeps the newest only.
     fn progress(&self, progress: SourceProgress);
+}
+
+/// A table's topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableTopic {
+    /// Its number of partitions.
+    pub partitions: i32,
+    /// Whether it was there before it was asked for, so that it may hold rows.
+    pub existed: bool,
 }
 
 /// Partition and key of each live row of a topic.
@@ -96,11 +148,38 @@ pub struct SourceProgress {
     pub retained_wal_bytes: Option<u64>,
     /// The captured tables.
     pub tables: Vec<TableProgress>,
+    /// The snapshot, while tables are still to be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotProgress>,
     /// Events handed over since the start of this run.
     pub events_total: u64,
     /// What is not wrong enough to stop, such as a missing limit of retained log.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+impl SourceProgress {
+    /// Returns what is shown of a table by its `schema.table`.
+    pub fn table_mut(&mut self, name: &str) -> Option<&mut TableProgress> {
+        self.tables.iter_mut().find(|shown| {
+            let TableId { schema, table } = &shown.table;
+            let rest = name.strip_prefix(schema.as_str());
+            rest.and_then(|rest| rest.strip_prefix('.')) == Some(table)
+        })
+    }
+}
+
+/// How far the snapshot is, over all tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotProgress {
+    /// Tables that are not read to their end.
+    pub tables_left: u64,
+    /// Rows read.
+    pub rows_done: u64,
+    /// The server's estimate of all rows, as far as it has one.
+    pub rows_total: u64,
+    /// Seconds until the last row, at the speed of late.
+    pub eta_seconds: Option<u64>,
 }
 
 /// How far a table is.
@@ -116,6 +195,12 @@ pub struct TableProgress {
     pub rows_done: u64,
     /// The server's estimate of all rows.
     pub rows_total: Option<u64>,
+    /// Seconds until the table's last row, at the speed of late, while it is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta_seconds: Option<u64>,
+    /// Why the table has stopped, and what a person can do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorReport>,
 }
 
 /// What is being done about a table.
@@ -128,7 +213,9 @@ pub enum TableState {
     Snapshotting,
     /// Its changes flow.
     Streaming,
-    /// It has stopped; the task's error says why.
+    /// All rows are read; those that the topic holds and the table does not are being deleted.
+    Sweeping,
+    /// It has stopped; its error says why. Other tables go on.
     Failed,
 }
 

@@ -22,7 +22,6 @@ const WINDOW: Duration = Duration::from_secs(10);
 pub(super) struct Watch {
     api: Api,
     fronts: BTreeMap<&'static str, Client>,
-    started: Instant,
     /// When a source had committed how many events, over the last [`WINDOW`].
     before: BTreeMap<Department, VecDeque<(Instant, u64)>>,
 }
@@ -32,6 +31,7 @@ pub(super) struct Watch {
 struct Source {
     rows_done: u64,
     rows_total: u64,
+    seconds_left: Option<u64>,
     is_streaming: bool,
     events: u64,
     lag_seconds: f64,
@@ -50,7 +50,6 @@ impl Watch {
         Ok(Self {
             api: api.clone(),
             fronts,
-            started: Instant::now(),
             before: BTreeMap::new(),
         })
     }
@@ -141,8 +140,7 @@ impl Watch {
         if !source.is_streaming {
             let (done, total) = (source.rows_done, source.rows_total);
             let percent = (done * 100).checked_div(total).unwrap_or(0);
-            let left = self.started.elapsed().as_secs() * total.saturating_sub(done);
-            let left = match left.checked_div(done) {
+            let left = match source.seconds_left {
                 Some(seconds) => format!("{seconds} s left"),
                 None => "…".to_owned(),
             };
@@ -201,6 +199,7 @@ impl Watch {
             lag_seconds: details["lag_seconds"].as_f64().unwrap_or(0.0),
             ..Source::default()
         };
+        source.seconds_left = details["snapshot"]["eta_seconds"].as_u64();
         let tables = details["tables"].as_array();
         source.is_streaming = tables.is_some_and(|tables| {
             !tables.is_empty() && tables.iter().all(|table| table["state"] == "streaming")

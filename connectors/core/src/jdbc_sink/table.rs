@@ -77,14 +77,60 @@ const TUNING: &[Property] = &[
 
 /// What Kafka Connect knows of sinks.
 const SINK: &[Property] = &[
+    Property::new(
+        "consumer.override.auto.offset.reset",
+        String,
+        "Where reading begins without a position.",
+    )
+    .default("earliest")
+    .only(&["earliest"], "a sink holds every row of its view"),
+    CONSUMER_TUNING.named("consumer.override.max.poll.records"),
+    CONSUMER_TUNING.named("consumer.override.max.poll.interval.ms"),
+    CONSUMER_TUNING.named("consumer.override.fetch.min.bytes"),
+    CONSUMER_TUNING.named("consumer.override.fetch.max.bytes"),
+    CONSUMER_TUNING.named("consumer.override.fetch.max.wait.ms"),
+    CONSUMER_TUNING.named("consumer.override.max.partition.fetch.bytes"),
+    CONSUMER_TUNING.named("consumer.override.session.timeout.ms"),
+    CONSUMER_TUNING.named("consumer.override.heartbeat.interval.ms"),
+    CONSUMER_TUNING.named("consumer.override.request.timeout.ms"),
+    CONSUMER_TUNING.named("consumer.override.default.api.timeout.ms"),
+    CONSUMER_TUNING.named("consumer.override.check.crcs"),
+    CONSUMER_TUNING.named("consumer.override.receive.buffer.bytes"),
+    CONSUMER_TUNING.named("consumer.override.send.buffer.bytes"),
+    CONSUMER_TUNING.named("consumer.override.metadata.max.age.ms"),
+    CONSUMER_TUNING.named("consumer.override.connections.max.idle.ms"),
+    CONSUMER_TUNING.named("consumer.override.reconnect.backoff.ms"),
+    CONSUMER_TUNING.named("consumer.override.reconnect.backoff.max.ms"),
+    CONSUMER_TUNING.named("consumer.override.retry.backoff.ms"),
+    CONSUMER_TUNING.named("consumer.override.retry.backoff.max.ms"),
+    CONSUMER_TUNING.named("consumer.override.client.id"),
+    CONSUMER_TUNING.named("consumer.override.client.rack"),
+    CONSUMER_TUNING.named("consumer.override.partition.assignment.strategy"),
     Property::new("consumer.override.*", String, "Settings of the consumer.")
         .refused("the settings of consumers belong to the worker"),
     Property::new(
+        "errors.tolerance",
+        String,
+        "none: a record that cannot be written stops its table. all: it becomes a dead letter and \
+         the table goes on, unless it deletes, which must not fail.",
+    )
+    .default("none")
+    .medium(),
+    Property::new(
         "errors.deadletterqueue.topic.name",
         String,
-        "Topic of records that could not be written.",
+        "Topic of records that could not be written: beside each topic one of its own, which only \
+         the platform may read.",
     )
-    .refused("a record that cannot be written stops its table, nothing is skipped"),
+    .only(
+        &["${topic}.dlq"],
+        "it must be ${topic}.dlq, which only the platform may read",
+    ),
+    Property::new(
+        "hutong.dead.letters.replay",
+        String,
+        "Any new word here lets the dead letters that no later record has made up for be tried again.",
+    ),
     Property::new(
         "errors.deadletterqueue.*",
         String,
@@ -92,3 +138,11 @@ const SINK: &[Property] = &[
     )
     .tuning(),
 ];
+
+/// A setting that only makes a consumer faster or slower.
+const CONSUMER_TUNING: Property = Property::new(
+    "",
+    String,
+    "Speed of the consumer, which the worker chooses.",
+)
+.tuning();

@@ -97,7 +97,7 @@ const SNAPSHOT: &[Property] = &[
     Property::new(
         "snapshot.mode",
         String,
-        "initial reads all rows, then changes; no_data reads changes only.",
+        "initial reads all rows beside the changes; initial_only stops when they are read; no_data reads changes only; always reads all rows at every start; when_needed reads them again when the server's log does not continue where the connector stopped.",
     )
     .default("initial")
     .medium(),
@@ -110,7 +110,7 @@ const SNAPSHOT: &[Property] = &[
     Property::new(
         "snapshot.isolation.mode",
         String,
-        "Isolation of the snapshot; it is read in one exported snapshot.",
+        "Isolation of the snapshot; tables are read in chunks beside the stream.",
     )
     .tuning(),
     Property::new(
@@ -153,7 +153,17 @@ const SNAPSHOT: &[Property] = &[
         "Tables that the snapshot reads.",
     )
     .refused("a snapshot holds every captured table"),
-    Property::new("snapshot.fetch.size", Int, "Rows fetched at a time.").default("10240"),
+    Property::new(
+        "snapshot.fetch.size",
+        Int,
+        "Rows fetched at a time; chosen by bytes and time.",
+    )
+    .tuning(),
+    Property::new(
+        "hutong.snapshot.again",
+        List,
+        "Tables to be read again, each as schema.table@token; a token that the table has not seen yet starts the reading, which ends by deleting from the topic what the table does not hold.",
+    ),
     Property::new("snapshot.delay.ms", Long, "Pause before the snapshot.").tuning(),
     Property::new(
         "streaming.delay.ms",
@@ -167,7 +177,7 @@ const SNAPSHOT: &[Property] = &[
         "Bound on waiting for locks; none are taken.",
     )
     .tuning(),
-    Property::new("snapshot.max.threads", Int, "Number of readers.").tuning(),
+    Property::new("snapshot.max.threads", Int, "Number of connections that read tables beside the stream.").default("2"),
     Property::new(
         "legacy.snapshot.max.threads",
         Boolean,
@@ -283,6 +293,9 @@ const TUNING: &[Property] = &[
         "Pause before a restart.",
     )
     .tuning(),
+    Property::new("errors.tolerance", String, "Whether errors are skipped.")
+        .default("none")
+        .only(&["none"], "nothing is skipped"),
     Property::new(
         "errors.max.retries",
         Int,

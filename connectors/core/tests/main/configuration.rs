@@ -271,8 +271,9 @@ fn a_property_that_changes_what_leaves_is_refused_by_name_with_the_reason() {
         (
             "errors.deadletterqueue.topic.name",
             "dlq",
-            "nothing is skipped",
+            "only the platform may read",
         ),
+        ("errors.tolerance", "some", "all"),
         ("transforms", "a", "no transformations"),
         ("column.naming.strategy", "x.Y", "named as in the view"),
         (
@@ -441,4 +442,15 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn errors_are_tolerated_only_with_a_topic_that_keeps_what_was_skipped() {
+    let errors = sink_errors(&[("errors.tolerance", "all")]);
+    check(&errors, "errors.deadletterqueue.topic.name", "${topic}.dlq");
+    let both = [
+        ("errors.tolerance", "all"),
+        ("errors.deadletterqueue.topic.name", "${topic}.dlq"),
+    ];
+    assert!(sink_errors(&both).is_empty());
 }

@@ -83,7 +83,7 @@ decimal.handling.mode time.precision.mode binary.handling.mode schema.name.adjus
 field.name.adjustment.mode converters hstore.handling.mode interval.handling.mode money.fraction.digits
 include.unknown.datatypes snapshot.mode snapshot.isolation.mode snapshot.locking.mode snapshot.query.mode
 snapshot.select.statement.overrides snapshot.select.statement.overrides.a.b snapshot.include.collection.list
-snapshot.fetch.size snapshot.delay.ms snapshot.lock.timeout.ms snapshot.max.threads
+snapshot.fetch.size snapshot.delay.ms snapshot.lock.timeout.ms snapshot.max.threads hutong.snapshot.again
 legacy.snapshot.max.threads snapshot.tables.order.by.row.count streaming.delay.ms
 incremental.snapshot.chunk.size incremental.snapshot.watermarking.strategy
 incremental.snapshot.allow.schema.changes read.only signal.enabled.channels signal.data.collection

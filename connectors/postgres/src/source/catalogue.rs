@@ -32,6 +32,10 @@ pub(crate) struct Table {
     pub(crate) primary_key_deferrable: bool,
     /// Column numbers of the index that is the replica identity, if one was set.
     pub(crate) identity_index: Vec<i16>,
+    /// Which files hold the rows; it changes when they are written anew.
+    pub(crate) storage: Option<String>,
+    /// The highest column number ever given, of dropped columns too.
+    pub(crate) highest: i16,
 }
 
 /// What kind of relation.
@@ -64,8 +68,8 @@ pub(crate) struct CatalogueColumn {
     pub(crate) not_null: bool,
     pub(crate) generated: bool,
     pub(crate) default_text: Option<String>,
-    /// Whether rows older than the column hold a value for it that no event carried.
-    pub(crate) filled_at_add: bool,
+    /// The value of rows older than the column, which no event carried.
+    pub(crate) fill: Option<String>,
     pub(crate) may_select: bool,
 }
 
@@ -75,6 +79,12 @@ pub(crate) enum Wanted {
     All,
     Oid(u32),
 }
+
+/// The files of a table's rows, as SQL: of all its partitions, if it has any.
+const STORAGE: &str = "CASE WHEN c.relkind = 'p' THEN \
+     (SELECT md5(string_agg(pg_relation_filenode(t.relid)::text, ',' ORDER BY t.relid)) \
+     FROM pg_partition_tree(c.oid) t WHERE t.isleaf) \
+     ELSE pg_relation_filenode(c.oid)::text END";
 
 /// Reads the catalogue.
 pub(crate) async fn fetch_tables<S: AsyncRead + AsyncWrite + Unpin + Send>(
@@ -92,7 +102,7 @@ pub(crate) async fn fetch_tables<S: AsyncRead + AsyncWrite + Unpin + Send>(
             &format!(
                 "SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident, \
                  c.reltuples::bigint, has_schema_privilege(n.oid, 'USAGE'), \
-                 pg_has_role(c.relowner, 'USAGE') \
+                 pg_has_role(c.relowner, 'USAGE'), {STORAGE}, c.relnatts \
                  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
                  WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND {condition} \
                  ORDER BY n.nspname, c.relname"
@@ -141,6 +151,8 @@ fn relation(row: &Row) -> Result<Table, Error> {
         primary_key: Vec::new(),
         primary_key_deferrable: false,
         identity_index: Vec::new(),
+        storage: row.optional(9).map(str::to_owned),
+        highest: row.parse(10)?,
     })
 }
 
@@ -156,7 +168,8 @@ async fn fetch_columns<S: AsyncRead + AsyncWrite + Unpin + Send>(
                 "SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, \
                  pg_catalog.format_type(a.atttypid, a.atttypmod), t.typtype = 'd', a.attnotnull, \
                  a.attgenerated <> '', pg_catalog.pg_get_expr(d.adbin, d.adrelid), \
-                 a.atthasmissing, has_column_privilege(a.attrelid, a.attnum, 'SELECT') \
+                 (CASE WHEN a.atthasmissing THEN a.attmissingval END::text::text[])[1], \
+                 has_column_privilege(a.attrelid, a.attnum, 'SELECT') \
                  FROM pg_catalog.pg_attribute a \
                  JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
                  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -182,7 +195,7 @@ async fn fetch_columns<S: AsyncRead + AsyncWrite + Unpin + Send>(
             not_null: row.flag(7)?,
             generated: row.flag(8)?,
             default_text: row.0.get(9).cloned().flatten(),
-            filled_at_add: row.flag(10)?,
+            fill: row.optional(10).map(str::to_owned),
             may_select: row.flag(11)?,
         });
     }

@@ -14,23 +14,28 @@
 //! by what we made of it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hutong_connectors_core::source::{self, PartPosition};
 use hutong_schemas::batch::RecordBatch;
+use hutong_schemas::class::{Class, Classified};
 use hutong_schemas::envelope::{EventSource, SnapshotMark};
 use hutong_schemas::position::Lsn;
 
 use super::error::Error;
+use super::merge::Merge;
 use super::pgoutput::{self, Begin, Commit, Message, Relation};
 use super::position::{Partial, Position};
 use super::table_plan::TablePlan;
-use super::writer::Writer;
+use super::table_state::Tables;
+use super::writer::{Writer, split_off};
 
 /// What we do with a table's changes.
 #[derive(Debug)]
 pub(crate) enum Entry {
     /// They become events.
-    Captured(Box<TablePlan>),
+    Captured(Arc<TablePlan>),
     /// The table is in the publication and not captured.
     Ignored,
 }
@@ -40,10 +45,14 @@ pub(crate) enum Entry {
 pub(crate) enum Step {
     /// Nothing.
     Continue,
-    /// A table looks as it says from here on: look at it, then call [`Changes::enter`].
+    /// A table looks as it says from here on: look at it, call [`Changes::enter`], then give the
+    /// same message again.
     Relation(Relation),
     /// Tables were emptied: write the deletes, then call [`Changes::truncated`].
     Truncate(Truncate),
+    /// A change of this table cannot become an event: the table stops, the others go on. The change
+    /// counts as done.
+    Unfit { oid: u32, error: Error },
     /// The batch is full or old enough: hand it over.
     Full,
 }
@@ -68,6 +77,25 @@ struct Transaction {
     done: Option<(Lsn, u64)>,
     first_record: usize,
     has_events: bool,
+}
+
+impl Transaction {
+    /// Returns how far it is done, if any of it is that was not done before.
+    fn partial(&self) -> Option<Partial> {
+        let (change_lsn, ordinal) = self.done?;
+        Some(Partial {
+            commit_lsn: self.begin.commit_lsn,
+            change_lsn,
+            ordinal,
+        })
+    }
+
+    /// Returns place and number of a change that is received now.
+    fn next(&self, lsn: Lsn) -> (Lsn, u64) {
+        let (last_lsn, last_ordinal) = self.received;
+        let ordinal = if lsn == last_lsn { last_ordinal + 1 } else { 1 };
+        (lsn, ordinal)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -102,7 +130,14 @@ pub(crate) struct Changes {
     pub(crate) writer: Writer,
     /// Behind the last complete transaction, and what the last one before it in a batch was.
     position: Position,
+    /// What is known of the captured tables.
+    pub(crate) states: Tables,
     tables: HashMap<u32, Entry>,
+    /// What the server says tables look like, until their first change that is not done. What it
+    /// sends before changes that are done may be older than what is stored.
+    described: HashMap<u32, Relation>,
+    /// How the rows being read beside the stream join it; `None` when all are read.
+    pub(crate) merge: Option<Merge>,
     transaction: Option<Transaction>,
     limits: Limits,
     skipped: Skipped,
@@ -117,15 +152,26 @@ pub(crate) struct Changes {
 pub(crate) struct Closed {
     pub(crate) batch: RecordBatch,
     pub(crate) position: Position,
+    /// What changed about tables.
+    pub(crate) parts: Vec<PartPosition>,
+    pub(crate) step: source::Step,
     pub(crate) last_commit_ts_us: Option<i64>,
 }
 
 impl Changes {
-    pub(crate) fn new(position: Position, limits: Limits, skipped: Skipped) -> Self {
+    pub(crate) fn new(
+        position: Position,
+        states: Tables,
+        limits: Limits,
+        skipped: Skipped,
+    ) -> Self {
         Self {
             writer: Writer::default(),
             position,
+            states,
+            merge: None,
             tables: HashMap::new(),
+            described: HashMap::new(),
             transaction: None,
             limits,
             skipped,
@@ -181,13 +227,20 @@ impl Changes {
 
     /// Takes one message of the plugin.
     pub(crate) fn message(&mut self, lsn: Lsn, message: &[u8]) -> Result<Step, Error> {
-        match pgoutput::message(message)? {
+        let message = pgoutput::message(message)?;
+        if let Some(relation) = self.description_due(lsn, &message) {
+            return Ok(Step::Relation(relation));
+        }
+        match message {
             Message::Begin(begin) => {
                 self.begin(begin);
                 Ok(Step::Continue)
             }
             Message::Commit(commit) => self.commit(commit),
-            Message::Relation(relation) => Ok(Step::Relation(relation)),
+            Message::Relation(relation) => {
+                self.described.insert(relation.oid, relation);
+                Ok(Step::Continue)
+            }
             Message::Truncate(oids) => self.truncate(lsn, &oids),
             Message::Other => Ok(Step::Continue),
             change @ (Message::Insert { .. } | Message::Update { .. } | Message::Delete { .. }) => {
@@ -196,12 +249,41 @@ impl Changes {
         }
     }
 
+    /// Returns what a table looks like from this change on, if it was not looked at yet.
+    fn description_due(&mut self, lsn: Lsn, message: &Message<'_>) -> Option<Relation> {
+        if self.described.is_empty() {
+            return None;
+        }
+        let is_done = |transaction: &Transaction| {
+            let (lsn, ordinal) = transaction.next(lsn);
+            transaction.skip.covers(lsn, ordinal)
+        };
+        if self.transaction.as_ref().is_none_or(is_done) {
+            return None;
+        }
+        match message {
+            Message::Insert { oid, .. }
+            | Message::Update { oid, .. }
+            | Message::Delete { oid, .. } => self.described.remove(oid),
+            Message::Truncate(oids) => oids.iter().find_map(|oid| self.described.remove(oid)),
+            _ => None,
+        }
+    }
+
+    /// Returns the transaction that is being received.
+    pub(crate) fn xid(&self) -> Option<u32> {
+        Some(self.transaction.as_ref()?.begin.xid)
+    }
+
     fn begin(&mut self, begin: Begin) {
         let skip = match self.position.partial {
             _ if begin.commit_lsn < self.position.lsn => Skip::All,
             Some(partial) if partial.commit_lsn == begin.commit_lsn => Skip::UpTo(partial),
             _ => Skip::Nothing,
         };
+        if let (Some(merge), false) = (&mut self.merge, matches!(skip, Skip::All)) {
+            merge.begin(begin.xid);
+        }
         self.transaction = Some(Transaction {
             begin,
             skip,
@@ -266,9 +348,8 @@ impl Changes {
             .transaction
             .as_mut()
             .ok_or_else(|| Error::Protocol("a change outside a transaction".to_owned()))?;
-        let (last_lsn, last_ordinal) = transaction.received;
-        let ordinal = if lsn == last_lsn { last_ordinal + 1 } else { 1 };
-        transaction.received = (lsn, ordinal);
+        transaction.received = transaction.next(lsn);
+        let (_, ordinal) = transaction.received;
         if transaction.skip.covers(lsn, ordinal) {
             return Ok(None);
         }
@@ -297,23 +378,79 @@ impl Changes {
             Error::Protocol(format!("a change of table {oid}, which was not described"))
         })?;
         let records_before = self.writer.batch.records.len();
-        if let Entry::Captured(plan) = entry {
-            match *change {
-                Message::Insert { new, .. } if !self.skipped.create => {
-                    self.writer.insert(plan, new, &source)?;
+        let waiting_before = self.writer.waiting.len();
+        if let Entry::Captured(plan) = entry
+            && !is_in_rows(&self.states, oid, self.transaction.as_ref())
+        {
+            let plan = Arc::clone(plan);
+            if let Err(error) = self.write(&plan, change, &source) {
+                if error.class() != Class::Definite {
+                    return Err(error);
                 }
-                Message::Update { old, new, .. } if !self.skipped.update => {
-                    self.writer.update(plan, old, new, &source)?;
-                }
-                Message::Delete { old, .. } if !self.skipped.delete => {
-                    self.writer.delete(plan, old, &source)?;
-                }
-                _ => {}
+                self.writer.take_back(records_before);
+                self.done(lsn, ordinal, false);
+                return Ok(Step::Unfit { oid, error });
             }
         }
         let has_events = self.writer.batch.records.len() > records_before;
+        if has_events {
+            self.note_keys(oid, records_before);
+        }
+        if self.writer.waiting.len() > waiting_before {
+            self.note_before(records_before);
+        }
         self.done(lsn, ordinal, has_events);
         Ok(self.full())
+    }
+
+    fn write(
+        &mut self,
+        plan: &Arc<TablePlan>,
+        change: &Message<'_>,
+        source: &EventSource,
+    ) -> Result<(), Error> {
+        match *change {
+            Message::Insert { new, .. } if !self.skipped.create => {
+                self.writer.insert(plan, new, source)
+            }
+            Message::Update { old, new, .. } if !self.skipped.update => {
+                self.writer.update(plan, old, new, source)
+            }
+            Message::Delete { old, .. } if !self.skipped.delete => {
+                self.writer.delete(plan, old, source)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes with the newest event that waits how far the stream was done before it.
+    fn note_before(&mut self, first_record: usize) {
+        let mut before = self.position.clone();
+        if let Some(transaction) = &self.transaction
+            && let Some(partial) = transaction.partial()
+        {
+            before.partial = Some(partial);
+        }
+        if let Some(waiting) = self.writer.waiting.last_mut() {
+            waiting.first_record = first_record;
+            waiting.before = Some(Box::new(before));
+        }
+    }
+
+    /// Tells rows being read of what the newest records touch.
+    fn note_keys(&mut self, oid: u32, records_before: usize) {
+        let (Some(merge), Some(transaction)) = (&mut self.merge, &self.transaction) else {
+            return;
+        };
+        if !merge.watches(oid) {
+            return;
+        }
+        let batch = &self.writer.batch;
+        for record in &batch.records[records_before..] {
+            if let Some(key) = record.key.clone() {
+                merge.touch(oid, transaction.begin.xid, &batch.buffer[key]);
+            }
+        }
     }
 
     fn done(&mut self, lsn: Lsn, ordinal: u64, has_events: bool) {
@@ -335,6 +472,7 @@ impl Changes {
             .iter()
             .copied()
             .filter(|oid| matches!(self.tables.get(oid), Some(Entry::Captured(_))))
+            .filter(|oid| !is_in_rows(&self.states, *oid, self.transaction.as_ref()))
             .collect();
         if captured.is_empty() || self.skipped.truncate {
             self.done(lsn, ordinal, false);
@@ -350,6 +488,11 @@ impl Changes {
     /// The deletes of a truncation are written.
     pub(crate) fn truncated(&mut self, truncate: &Truncate) {
         let (lsn, ordinal) = truncate.change;
+        if let (Some(merge), Some(transaction)) = (&mut self.merge, &self.transaction) {
+            for oid in &truncate.oids {
+                merge.truncate(*oid, transaction.begin.xid);
+            }
+        }
         self.done(lsn, ordinal, true);
     }
 
@@ -375,14 +518,10 @@ impl Changes {
 
     /// Closes the batch with all that is in it: up to the end of the last transaction, or in the
     /// midst of the current one. Waiting events must have been resolved.
-    pub(crate) fn close(&mut self) -> Closed {
+    pub(crate) fn close(&mut self) -> Result<Closed, Error> {
         if let Some(transaction) = &mut self.transaction {
-            if let Some((change_lsn, ordinal)) = transaction.done {
-                self.position.partial = Some(Partial {
-                    commit_lsn: transaction.begin.commit_lsn,
-                    change_lsn,
-                    ordinal,
-                });
+            if let Some(partial) = transaction.partial() {
+                self.position.partial = Some(partial);
             }
             transaction.first_record = 0;
             if transaction.has_events {
@@ -390,11 +529,40 @@ impl Changes {
             }
         }
         self.opened_at = None;
-        Closed {
+        Ok(Closed {
             batch: self.writer.take(),
             position: self.position.clone(),
+            parts: self.states.take_changed()?,
+            step: source::Step::Stream,
             last_commit_ts_us: self.last_commit_ts_us.take(),
+        })
+    }
+
+    /// Closes the batch before the first event that waits, which stays with all that came after it.
+    /// `None` if there is nothing before it.
+    pub(crate) fn close_before_waiting(&mut self) -> Option<Closed> {
+        let waiting = self.writer.waiting.first_mut()?;
+        let first = waiting.first_record;
+        let before = waiting.before.clone()?;
+        if first == 0 {
+            return None;
         }
+        if let Some(transaction) = &mut self.transaction {
+            // What leaves of the current transaction is done from here on.
+            if before.lsn == self.position.lsn {
+                self.position.partial = before.partial;
+            }
+            transaction.first_record = transaction.first_record.saturating_sub(first);
+        }
+        let batch = self.writer.take_first(first);
+        Some(Closed {
+            batch,
+            position: *before,
+            // A table's new looks may belong to what stays.
+            parts: Vec::new(),
+            step: source::Step::Stream,
+            last_commit_ts_us: self.last_commit_ts_us,
+        })
     }
 
     /// Closes the batch with the transactions before the current one, whose records stay. Nothing of
@@ -411,24 +579,17 @@ impl Changes {
         Closed {
             batch: whole,
             position: self.position.clone(),
+            // A table's new looks belong to the current transaction, whose records stay.
+            parts: Vec::new(),
+            step: source::Step::Stream,
             last_commit_ts_us: self.last_commit_ts_us.take(),
         }
     }
 }
 
-/// Moves the records from `first` on into a batch of their own.
-fn split_off(batch: &mut RecordBatch, first: usize) -> RecordBatch {
-    let mut rest = RecordBatch::default();
-    for mut record in batch.records.split_off(first) {
-        let topic = &batch.topics[usize::try_from(record.topic).expect("u32 fits usize")];
-        record.topic = rest.topic(topic);
-        let parts = [&mut record.key, &mut record.value, &mut record.header];
-        for range in parts.into_iter().flatten() {
-            let start = rest.buffer.len();
-            rest.buffer.extend_from_slice(&batch.buffer[range.clone()]);
-            *range = start..rest.buffer.len();
-        }
-        rest.records.push(record);
-    }
-    rest
+/// Returns whether a table's rows were read in a snapshot that holds the transaction.
+fn is_in_rows(states: &Tables, oid: u32, transaction: Option<&Transaction>) -> bool {
+    let from = states.get(oid).and_then(|state| state.from);
+    let commit_lsn = transaction.map(|transaction| transaction.begin.commit_lsn);
+    matches!((from, commit_lsn), (Some(from), Some(commit_lsn)) if commit_lsn < from)
 }

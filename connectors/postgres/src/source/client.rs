@@ -37,8 +37,8 @@ pub(crate) struct Login<'a> {
     pub(crate) application_name: &'a str,
     /// Whether the connection shall accept replication commands beside SQL.
     pub(crate) replication: bool,
-    /// Whether a listener could read what we send.
-    pub(crate) encrypted: bool,
+    /// Whether it is certain who the server is, and that nobody listens.
+    pub(crate) is_verified: bool,
 }
 
 /// The session settings on which the decoding of texts rests, and those that would end a long read.
@@ -102,9 +102,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
             }
             match take_u32(&mut body)? {
                 OK => return Ok(()),
-                CLEARTEXT if !login.encrypted => {
+                // Whoever can be taken for the server would have the password.
+                CLEARTEXT if !login.is_verified => {
                     return Err(Error::definite(
-                        "the server asks for the password in clear text on a connection that is not encrypted",
+                        "the server asks for the password in clear text, and its certificate is not verified",
                         "set password_encryption = 'scram-sha-256' and the method scram-sha-256 in pg_hba.conf, or use database.sslmode=verify-full",
                     ));
                 }

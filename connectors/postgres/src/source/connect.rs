@@ -51,7 +51,7 @@ pub(crate) async fn connect(
             password,
             application_name,
             replication: purpose == Purpose::Replication,
-            encrypted: stream.encrypted,
+            is_verified: stream.encrypted && connection.tls.mode == SslMode::VerifyFull,
         };
         Client::start(stream.io, &login)
             .await

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use hutong_connectors_core::source::{SourceBatch, SourceHost, SourceProgress};
+use hutong_connectors_core::source::{PartPosition, SourceBatch, SourceHost, SourceProgress, Step};
 use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::position::Lsn;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -88,6 +88,20 @@ impl Delivery {
         }
     }
 
+    /// Takes `bytes` of the byte budget for rows to be read, or nothing where they are not free.
+    pub(crate) fn reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let wanted = u32::try_from(bytes.div_ceil(1024)).ok()?;
+        Arc::clone(&self.budget).try_acquire_many_owned(wanted).ok()
+    }
+
+    /// Adds the share of the byte budget of rows that join the batch being filled.
+    pub(crate) fn join(&mut self, share: OwnedSemaphorePermit) {
+        match &mut self.permit {
+            Some(permit) => permit.merge(share),
+            None => self.permit = Some(share),
+        }
+    }
+
     /// Waits until a batch can be handed over.
     ///
     /// # Cancel safety
@@ -106,6 +120,8 @@ impl Delivery {
         self.next_seq += 1;
         let batch = SourceBatch {
             position: closed.position.to_value()?,
+            parts: closed.parts,
+            step: closed.step,
             records: closed.batch,
             last_commit_ts_us: closed.last_commit_ts_us,
             permit: self.permit.take(),
@@ -113,10 +129,7 @@ impl Delivery {
         };
         self.in_flight.push_back(InFlight {
             seq,
-            position: Position {
-                tables: std::collections::BTreeMap::new(),
-                ..closed.position
-            },
+            position: closed.position,
         });
         Ok(match self.out.send(batch).await {
             Ok(()) => Flow::Continue,
@@ -125,10 +138,16 @@ impl Delivery {
     }
 
     /// Hands over a position without records.
-    pub(crate) async fn send_position(&mut self, position: &Position) -> Result<Flow, Error> {
+    pub(crate) async fn send_position(
+        &mut self,
+        position: &Position,
+        parts: Vec<PartPosition>,
+    ) -> Result<Flow, Error> {
         self.send(Closed {
             batch: RecordBatch::default(),
             position: position.clone(),
+            parts,
+            step: Step::Stream,
             last_commit_ts_us: None,
         })
         .await

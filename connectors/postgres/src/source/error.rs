@@ -15,6 +15,14 @@ pub enum Error {
         /// What the owner of the database can do, as SQL where SQL does it.
         hint: Option<String>,
     },
+    /// The server's log does not continue at the stored position: what lies between is lost.
+    #[error("{message}")]
+    Gap {
+        /// What is missing.
+        message: String,
+        /// What can be done.
+        hint: String,
+    },
     /// Something that may pass.
     #[error("{message}")]
     Transient {
@@ -100,7 +108,7 @@ impl Error {
 impl Classified for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Definite { .. } | Self::Position(_) => Class::Definite,
+            Self::Definite { .. } | Self::Gap { .. } | Self::Position(_) => Class::Definite,
             Self::Transient { .. } | Self::Io { .. } | Self::Protocol(_) => Class::Transient,
             Self::Server { sqlstate, .. } => class_of_sqlstate(sqlstate),
             Self::Row { source, .. } => source.class(),
@@ -114,6 +122,7 @@ impl Classified for Error {
             Self::Definite { hint, .. }
             | Self::Transient { hint, .. }
             | Self::Server { hint, .. } => hint.clone(),
+            Self::Gap { hint, .. } => Some(hint.clone()),
             Self::Row { source, .. } => source.hint(),
             Self::Host { source, .. } => source.hint(),
             Self::Io { .. } | Self::Protocol(_) | Self::Position(_) | Self::Fatal(_) => None,

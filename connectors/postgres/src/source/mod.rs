@@ -2,59 +2,76 @@
 //!
 //! Read in this order. How the server is spoken to: [`client`], [`mod@connect`]. What it says, as values:
 //! [`pgoutput`], [`text`]. What is looked at before a row is read: [`startup`], with [`catalogue`],
-//! [`publication`] and [`slot`]. Where we stand: [`position`]. Then the two things that a source does,
-//! [`snapshot`] and [`streaming`]; what streaming decides is in [`changes`], and the hard cases have
-//! their own rooms: [`writer`] and [`toast`], [`truncate`], [`relation_change`].
+//! [`publication`] and [`slot`], and what follows for each table: [`lifecycle`]. Where we stand:
+//! [`position`] and [`table_state`]. Then the two things that a source does. [`streaming`]; what it
+//! decides is in [`changes`], and the hard cases have their own rooms: [`writer`] and [`toast`],
+//! [`truncate`], [`relation_change`]. And the rows of tables, read beside the stream: [`merge`] says
+//! when they may join it, [`chunk`] and [`readers`] read, [`backfill`] plans, [`beside`] lets them join;
+//! tables without a key are in [`keyless`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hutong_connectors_core::postgres_source::{Config, PublicationAutocreate, SnapshotMode};
 use hutong_connectors_core::property::PropertyError;
 use hutong_connectors_core::secret::Secret;
-use hutong_connectors_core::source::{
-    SourceBatch, SourceHost, SourceProgress, TableProgress, TableState,
-};
+use hutong_connectors_core::source::{SourceBatch, SourceHost, SourceProgress};
 use hutong_schemas::class::Classified;
 use hutong_schemas::position::Lsn;
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+mod backfill;
+mod beside;
 mod catalogue;
 mod changes;
+mod chunk;
 mod client;
 mod connect;
 mod delivery;
 mod error;
+mod following;
+mod keyless;
+mod lifecycle;
 mod literal;
+mod merge;
+mod offsets;
 mod pgoutput;
 mod position;
 mod publication;
+mod readers;
 mod relation_change;
 mod side;
 mod slot;
-mod snapshot;
 mod sql;
 mod startup;
 mod streaming;
 mod table_plan;
+mod table_state;
 mod text;
 mod toast;
 mod truncate;
+mod visibility;
 mod writer;
 
 pub use error::Error;
+pub use offsets::moved;
 
-use catalogue::Row;
+use backfill::Backfill;
+use catalogue::{Row, Table};
 use changes::{Changes, Limits};
 use connect::{AnyClient, Purpose, connect};
 use delivery::{Delivery, Flow, stopped};
+use lifecycle::Circumstances;
+use merge::Merge;
 use position::{Position, System, check_lineage, parse_history};
 use side::Side;
 use startup::{Facts, Fault};
 use streaming::Streaming;
+use table_state::Tables;
 
 /// The share of memory that a source takes by itself: so many batches.
-const BUDGET_BATCHES: usize = 3;
+const BUDGET_BATCHES: usize = 4;
 
 /// A source whose server, rights, slot and tables have been looked at and found right.
 pub struct Connected {
@@ -89,7 +106,7 @@ impl Connected {
         let (facts, mut faults) = startup::inspect(side.client().await?, &config).await?;
         if !faults.is_empty() {
             // Whoever comes to mend the server mends the tables in the same visit.
-            faults.extend(facts.judge(&config, |_| true).err().unwrap_or_default());
+            faults.extend(facts.judge(&config));
             return Err(all_at_once(faults));
         }
         let mut client = connect(
@@ -133,12 +150,13 @@ impl Connected {
         &self.facts.warnings
     }
 
-    /// Runs until `stop` becomes true or an error: without a position the initial snapshot first,
-    /// then the stream.
+    /// Runs until `stop` becomes true or an error: the stream, and beside it the rows of tables that
+    /// are not all read.
     ///
-    /// Batches go to `out` in order. `confirmed` says the number of the last durable one; only then
-    /// is the slot told. The caller has fenced whoever ran this source before: a walsender of ours
-    /// that still holds the slot is ended.
+    /// `positions` is what was stored: the source's own under the empty name, its parts' under
+    /// theirs. Batches go to `out` in order. `confirmed` says the number of the last durable one; only
+    /// then is the slot told. The caller has fenced whoever ran this source before: a walsender of
+    /// ours that still holds the slot is ended.
     ///
     /// # Errors
     ///
@@ -149,14 +167,15 @@ impl Connected {
     /// May be dropped at any place, as if the process had died there.
     pub async fn run(
         self,
-        position: Option<Value>,
+        positions: BTreeMap<String, Value>,
         host: Arc<dyn SourceHost>,
         out: mpsc::Sender<SourceBatch>,
         confirmed: watch::Receiver<u64>,
         stop: watch::Receiver<bool>,
     ) -> Result<(), Error> {
+        let position = positions.get("");
         let progress = SourceProgress {
-            position: position.clone(),
+            position: position.cloned(),
             slot: self.config.slot_name.clone(),
             publication: self.config.publication_name.clone(),
             warnings: self.facts.warnings.clone(),
@@ -165,70 +184,135 @@ impl Connected {
         let mut stop_signal = stop.clone();
         let budget = Arc::clone(&self.budget);
         let mut delivery = Delivery::new(host, progress, out, confirmed, stop, budget);
-        let position = position.as_ref().map(Position::parse).transpose()?;
+        let position = position.map(Position::parse).transpose()?;
+        let tables = Tables::parse(&positions)?;
+        let ends_after_reading = self.config.snapshot_mode == SnapshotMode::InitialOnly;
         // Until the stream runs there is nothing that could not be dropped; the stream itself looks
         // for the signal where it must.
-        let streaming = tokio::select! {
+        let begun = tokio::select! {
             biased;
             () = stopped(&mut stop_signal) => return Ok(()),
-            streaming = self.begin(position, &mut delivery) => streaming?,
+            begun = self.begin(position, tables, &mut delivery) => begun?,
         };
-        let Some(Beginning {
-            config,
-            client,
-            side,
-            position,
-            is_durable,
-        }) = streaming
-        else {
-            return Ok(());
+        let (mut side, delivery, config, made) = match begun {
+            Begun::Stopped => return Ok(()),
+            Begun::Ended { side, config, made } => (side, delivery, config, made),
+            Begun::Streams(beginning) => {
+                let config = Arc::clone(&beginning.config);
+                let made = beginning.position.made;
+                let (side, delivery) = beginning.stream(delivery, ends_after_reading).await?;
+                (side, delivery, config, made)
+            }
         };
-        let limits = Limits {
-            bytes_max: config.batch_bytes_max,
-            time_max: config.batch_time_max,
-        };
-        let changes = Changes::new(position, limits, config.skipped_operations);
-        let mut streaming = Streaming::start(config, client, side, delivery, changes).await?;
-        if is_durable {
-            streaming.start_is_durable();
+        if ends_after_reading && !*stop_signal.borrow() {
+            // The log is of no use any more; what is read again later begins with another slot.
+            if made.slot {
+                slot::drop(side.client().await?, &config.slot_name).await?;
+            }
+            stopped(&mut stop_signal).await;
         }
-        streaming.run().await
+        drop(delivery);
+        Ok(())
     }
 
-    /// Brings the source to the place where it streams. `None` if nobody takes batches any more.
+    /// Brings the source to the place where it streams.
     async fn begin(
         mut self,
-        position: Option<Position>,
+        stored: Option<Position>,
+        mut tables: Tables,
         delivery: &mut Delivery,
-    ) -> Result<Option<Beginning>, Error> {
-        if let Some(position) = &position {
-            self.check_lineage(position).await?;
-        }
+    ) -> Result<Begun, Error> {
+        let (mut position, circumstances) = self.find_place(stored).await?;
+        let start = lifecycle::start(&self.facts, &self.config, &mut tables, circumstances)
+            .map_err(all_at_once)?;
+        delivery.progress.tables.clone_from(&start.shown);
+        delivery
+            .progress
+            .tables
+            .sort_by_cached_key(|shown| shown.table.to_string());
+        delivery.progress.warnings.extend(start.warnings.clone());
         delivery.show();
-        let stored = match position {
-            Some(position) if position.snapshot.is_none() => Ok(position),
-            interrupted => Err(interrupted),
-        };
-        let (position, is_durable) = match stored {
-            Ok(mut position) => {
-                self.check_followed(&position)?;
-                self.take_slot(Some(&position)).await?;
-                position.timeline = self.system.timeline;
-                self.forget_uncaptured(&mut position, delivery);
-                (Some(position), true)
+        if position.ended && start.beside.is_empty() && start.keyless.is_empty() {
+            return Ok(Begun::Ended {
+                made: position.made,
+                side: self.side,
+                config: self.config,
+            });
+        }
+        if circumstances.is_first {
+            let begun = self
+                .begin_anew(position, &start, &mut tables, circumstances, delivery)
+                .await?;
+            match begun {
+                Some(begun) => position = begun,
+                None => return Ok(Begun::Stopped),
             }
-            Err(interrupted) => {
-                let position = interrupted.unwrap_or_else(|| self.first_position());
-                (self.begin_anew(position, delivery).await?, false)
+        } else {
+            for plan in &start.publish {
+                self.make_publication(plan).await?;
             }
-        };
-        Ok(position.map(|position| Beginning {
+        }
+        self.unpublish(&start, &position, delivery).await;
+        if !start.keyless.is_empty() {
+            let reading = keyless::Reading {
+                config: &self.config,
+                client: self.second_client().await?,
+                delivery,
+                tables: &mut tables,
+                position: &position,
+            };
+            if reading.run(&start.keyless).await? == Flow::Stop {
+                return Ok(Begun::Stopped);
+            }
+        }
+        Ok(Begun::Streams(Box::new(Beginning {
             config: self.config,
             client: self.client,
             side: self.side,
             position,
-            is_durable,
-        }))
+            tables,
+            beside: start.beside,
+            is_durable: !circumstances.is_first,
+        })))
+    }
+
+    /// Returns where the stream goes on, or the position to begin with.
+    async fn find_place(
+        &mut self,
+        stored: Option<Position>,
+    ) -> Result<(Position, Circumstances), Error> {
+        let mut circumstances = Circumstances {
+            is_first: true,
+            has_gap: false,
+        };
+        let Some(mut position) = stored else {
+            return Ok((self.first_position(), circumstances));
+        };
+        if position.preparing || position.ended {
+            return Ok((position, circumstances));
+        }
+        match self.continue_at(&position).await {
+            Ok(()) => {
+                circumstances.is_first = false;
+                position.timeline = self.system.timeline;
+                Ok((position, circumstances))
+            }
+            Err(Error::Gap { message, .. })
+                if self.config.snapshot_mode == SnapshotMode::WhenNeeded =>
+            {
+                tracing::warn!(connector = %self.config.name, message, "all tables are read again");
+                circumstances.has_gap = true;
+                Ok((position, circumstances))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes sure that the log continues at the position and that nobody else reads the slot.
+    async fn continue_at(&mut self, position: &Position) -> Result<(), Error> {
+        self.check_lineage(position).await?;
+        self.take_slot(Some(position)).await?;
+        Ok(())
     }
 
     async fn check_lineage(&mut self, position: &Position) -> Result<(), Error> {
@@ -254,33 +338,12 @@ impl Connected {
             self.system.timeline,
             Lsn::default(),
         );
-        position.snapshot = Some(position::Snapshot {
-            lsn: Lsn::default(),
-            attempt: 0,
-        });
+        position.preparing = true;
         position
     }
 
-    /// Checks the tables that are followed already. One that was taken out of the publication has
-    /// missed changes; putting it back would hide that.
-    fn check_followed(&self, position: &Position) -> Result<(), Error> {
-        let is_followed = |table: &catalogue::Table| position.tables.contains_key(&table.oid);
-        match self
-            .facts
-            .judge(&self.config, is_followed)
-            .map_err(all_at_once)?
-        {
-            publication::Plan::Nothing => Ok(()),
-            publication::Plan::Create(_) | publication::Plan::Alter(_) => {
-                Err(position::gap(format!(
-                    "publication \"{}\" does not hold all tables any more that it held",
-                    self.config.publication_name
-                )))
-            }
-        }
-    }
-
-    /// Makes the publication and the slot where they are missing and reads the tables.
+    /// Makes the publication and the slot where they are missing, and returns the position where the
+    /// stream begins.
     ///
     /// What we are going to make is stored first. A crash right after would otherwise leave behind
     /// what nobody knows to be ours, and a deleted connector would let it hold the server's log for
@@ -288,19 +351,25 @@ impl Connected {
     async fn begin_anew(
         &mut self,
         mut position: Position,
+        start: &lifecycle::Start,
+        tables: &mut Tables,
+        circumstances: Circumstances,
         delivery: &mut Delivery,
     ) -> Result<Option<Position>, Error> {
-        let plan = self
-            .facts
-            .judge(&self.config, |_| true)
-            .map_err(all_at_once)?;
+        if circumstances.has_gap {
+            self.drop_lost_slot(&position).await?;
+        }
         let slot_plan = self.take_slot(None).await?;
-        let makes_publication = matches!(plan, publication::Plan::Create(_));
+        let is_created = |plan: &publication::Plan| matches!(plan, publication::Plan::Create(_));
+        let makes_publication = start.publish.iter().any(is_created);
         let makes_slot = slot_plan == slot::Plan::Create;
         if makes_publication || makes_slot {
+            position.preparing = true;
+            position.ended = false;
             position.made.publication |= makes_publication;
             position.made.slot |= makes_slot;
-            if delivery.send_position(&position).await? == Flow::Stop
+            let parts = tables.take_changed()?;
+            if delivery.send_position(&position, parts).await? == Flow::Stop
                 || delivery.settled().await == Flow::Stop
             {
                 return Ok(None);
@@ -308,17 +377,76 @@ impl Connected {
         }
         // The publication comes before the slot: the slot's decoding looks for it from its first
         // change on.
-        self.make_publication(&plan).await?;
-        if makes_slot {
-            slot::create(&mut self.client, &self.config.slot_name).await?;
+        for plan in &start.publish {
+            self.make_publication(plan).await?;
         }
-        let slot_is_older = makes_publication && !makes_slot;
-        match self.config.snapshot_mode {
-            SnapshotMode::Initial => {
-                let client = self.second_client().await?;
-                snapshot::run(&self.config, client, delivery, &self.facts.tables, position).await
-            }
-            SnapshotMode::NoData => self.skip_tables(position, slot_is_older, delivery).await,
+        let reads_rows = self.config.snapshot_mode != SnapshotMode::NoData;
+        position.lsn = if makes_slot {
+            slot::create(&mut self.client, &self.config.slot_name).await?
+        } else if makes_publication || reads_rows {
+            // A place where every transaction knows the publication: a temporary slot finds it by
+            // waiting for those that are running.
+            let mut client = self.second_client().await?;
+            let point = keyless::take_snapshot(&mut client).await?;
+            client.close().await;
+            point
+        } else {
+            let client = self.side.client().await?;
+            let slot = slot::fetch(client, &self.config.slot_name).await?;
+            slot.and_then(|slot| slot.confirmed_flush)
+                .ok_or_else(|| Error::transient("the replication slot has no position yet"))?
+        };
+        position
+            .system_identifier
+            .clone_from(&self.system.identifier);
+        position.timeline = self.system.timeline;
+        position.partial = None;
+        position.last_commit_lsn = None;
+        position.preparing = false;
+        position.ended = false;
+        Ok(Some(position))
+    }
+
+    async fn drop_lost_slot(&mut self, position: &Position) -> Result<(), Error> {
+        let name = &self.config.slot_name;
+        let client = self.side.client().await?;
+        let is_lost = slot::fetch(client, name).await?.is_some_and(|s| s.lost);
+        if !is_lost {
+            return Ok(());
+        }
+        if !position.made.slot {
+            return Err(Error::definite(
+                format!("replication slot \"{name}\" was invalidated, and we did not make it"),
+                format!("SELECT pg_drop_replication_slot('{name}');"),
+            ));
+        }
+        slot::drop(client, name).await?;
+        Ok(())
+    }
+
+    /// Takes tables that are captured no more out of a publication of ours. Where that fails they are
+    /// sent and ignored.
+    async fn unpublish(
+        &mut self,
+        start: &lifecycle::Start,
+        position: &Position,
+        delivery: &mut Delivery,
+    ) {
+        let name = &self.config.publication_name;
+        let is_ours = position.made.publication
+            && self
+                .facts
+                .publication
+                .as_ref()
+                .is_some_and(|p| p.may_alter && !p.all_tables);
+        if start.unpublish.is_empty() || !is_ours {
+            return;
+        }
+        let statement = publication::drop_tables(name, start.unpublish.iter());
+        let doing = "take tables out of the publication";
+        if let Err(error) = self.side.query(doing, &statement).await {
+            let warning = format!("{error}; to do it: {statement};");
+            delivery.progress.warnings.push(warning);
         }
     }
 
@@ -373,100 +501,19 @@ impl Connected {
         )
         .await
     }
+}
 
-    /// Drops from the position what the configuration does not capture any more, and says what it
-    /// captures that was not read.
-    fn forget_uncaptured(&self, position: &mut Position, delivery: &mut Delivery) {
-        let config = &self.config;
-        position.tables.retain(|oid, known| {
-            let captured = self.facts.tables.iter().any(|table| table.oid == *oid);
-            if captured {
-                known.columns.retain(|column| {
-                    config
-                        .columns
-                        .accepts(&format!("{}.{}", known.name, column.name))
-                });
-            }
-            captured
-        });
-        for table in &self.facts.tables {
-            let topic = format!("{}.{}", config.topic_prefix, table.id);
-            let is_known = position.tables.contains_key(&table.oid);
-            if !is_known {
-                delivery.progress.warnings.push(format!(
-                    "table {} was added after the initial snapshot and is not captured; a new connector would read it",
-                    table.id
-                ));
-            }
-            delivery.progress.tables.push(TableProgress {
-                table: table.id.clone(),
-                topic,
-                state: if is_known {
-                    TableState::Streaming
-                } else {
-                    TableState::Failed
-                },
-                rows_done: 0,
-                rows_total: table.rows_estimate,
-            });
-        }
-        delivery.show();
-    }
-
-    /// `snapshot.mode=no_data`: the stream begins where the slot stands. If the publication is
-    /// younger than the slot, it begins where every transaction knows the publication: a temporary
-    /// slot finds that place by waiting for those that are running.
-    async fn skip_tables(
-        &mut self,
-        mut position: Position,
-        slot_is_older: bool,
-        delivery: &mut Delivery,
-    ) -> Result<Option<Position>, Error> {
-        position.lsn = if slot_is_older {
-            let mut client = self.second_client().await?;
-            let point = snapshot::take(&mut client).await?;
-            client.close().await;
-            point
-        } else {
-            let client = self.side.client().await?;
-            let slot = slot::fetch(client, &self.config.slot_name).await?;
-            slot.and_then(|slot| slot.confirmed_flush)
-                .ok_or_else(|| Error::transient("the replication slot has no position yet"))?
-        };
-        position.snapshot = None;
-        let client = self.side.client().await?;
-        let mut announcements = Vec::new();
-        for table in &self.facts.tables {
-            let defaults = catalogue::fetch_defaults(client, &self.config, table).await?;
-            let schema = table.schema(&self.config, &defaults)?;
-            let captured = vec![true; schema.columns.len()];
-            let host = Arc::clone(&delivery.host);
-            let (plan, announcement) =
-                table_plan::compile(host.as_ref(), &self.config, schema, captured).await?;
-            announcements.push(announcement);
-            position
-                .tables
-                .insert(table.oid, relation_change::known(table, &self.config));
-            delivery.progress.tables.push(TableProgress {
-                table: table.id.clone(),
-                topic: plan.topic.to_string(),
-                state: TableState::Streaming,
-                rows_done: 0,
-                rows_total: None,
-            });
-        }
-        delivery
-            .host
-            .announce_tables(&announcements)
-            .await
-            .map_err(|source| Error::Host {
-                doing: "could not announce the tables".to_owned(),
-                source,
-            })?;
-        delivery.show();
-        let flow = delivery.send_position(&position).await?;
-        Ok((flow == Flow::Continue).then_some(position))
-    }
+/// How a start turns out.
+enum Begun {
+    /// Nobody takes batches any more.
+    Stopped,
+    /// All was read before, and nothing shall follow.
+    Ended {
+        side: Side,
+        config: Arc<Config>,
+        made: position::Made,
+    },
+    Streams(Box<Beginning>),
 }
 
 /// Where a stream begins, and with what.
@@ -475,8 +522,39 @@ struct Beginning {
     client: AnyClient,
     side: Side,
     position: Position,
+    tables: Tables,
+    /// Tables to be prepared, and read where they are not, beside the stream.
+    beside: Vec<Table>,
     /// Whether the position is stored already.
     is_durable: bool,
+}
+
+impl Beginning {
+    async fn stream(
+        self,
+        delivery: Delivery,
+        ends_after_reading: bool,
+    ) -> Result<(Side, Delivery), Error> {
+        let config = self.config;
+        let limits = Limits {
+            bytes_max: config.batch_bytes_max,
+            time_max: config.batch_time_max,
+        };
+        let skipped = config.skipped_operations;
+        let mut changes = Changes::new(self.position, self.tables, limits, skipped);
+        let backfill = (!self.beside.is_empty()).then(|| {
+            changes.merge = Some(Merge::default());
+            Backfill::start(&config, &self.side, &delivery.host, self.beside)
+        });
+        let (client, side) = (self.client, self.side);
+        let mut streaming = Streaming::start(config, client, side, delivery, changes).await?;
+        streaming.backfill = backfill;
+        streaming.ends_after_reading = ends_after_reading;
+        if self.is_durable {
+            streaming.start_is_durable();
+        }
+        streaming.run().await
+    }
 }
 
 async fn identify(client: &mut AnyClient) -> Result<System, Error> {
@@ -525,7 +603,7 @@ pub async fn validate(config: Config, password: Option<Secret>) -> Vec<PropertyE
         Ok(inspected) => inspected,
         Err(error) => return vec![property_error("database.hostname", &error)],
     };
-    faults.extend(facts.judge(&config, |_| true).err().unwrap_or_default());
+    faults.extend(facts.judge(&config));
     if !faults.is_empty() {
         return faults
             .iter()
@@ -622,15 +700,8 @@ pub async fn drop_owned(
     let mut side = Side::open(Arc::clone(&config), password).await?;
     let client = side.client().await?;
     let name = &config.slot_name;
-    if made.slot && slot::fetch(client, name).await?.is_some() {
-        slot::take_over(client, name).await?;
-        client
-            .query(
-                &format!("drop replication slot \"{name}\""),
-                &format!("SELECT pg_drop_replication_slot({})", sql::literal(name)),
-            )
-            .await?;
-        dropped.slot = true;
+    if made.slot {
+        dropped.slot = slot::drop(client, name).await?;
     }
     if made.publication {
         client

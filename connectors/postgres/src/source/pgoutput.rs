@@ -127,6 +127,8 @@ pub(crate) struct Relation {
 /// A column of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RelationColumn {
+    /// Whether it belongs to the replica identity.
+    pub(crate) is_key: bool,
     /// The name.
     pub(crate) name: String,
     /// `pg_attribute.atttypid`
@@ -279,8 +281,8 @@ fn relation(body: &mut &[u8]) -> Result<Relation, Error> {
             let count = body.try_get_u16().map_err(|_| truncated())?;
             (0..count)
                 .map(|_| {
-                    let _is_key = u8_of(body)?;
                     Ok(RelationColumn {
+                        is_key: u8_of(body)? & 1 == 1,
                         name: string_of(body)?,
                         type_oid: u32_of(body)?,
                         type_modifier: body.try_get_i32().map_err(|_| truncated())?,

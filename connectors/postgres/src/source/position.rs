@@ -5,13 +5,14 @@
 //! that `partial` names, the changes up to and including it. It is committed together with the
 //! events, so it is exact.
 //!
+//! What is known of each captured table is stored apart from it, see [`table_state`](super::table_state).
+//!
 //! Several changes may share one place in the log (a `COPY` writes many rows with one record), so a
 //! change is named by its place *and* its number among those sharing it, counted from 1 as received,
 //! before any filter of ours: a filter may change between two runs, what the server sends does not.
 
-use std::collections::BTreeMap;
-
 use hutong_schemas::position::Lsn;
+use hutong_schemas::table::DefaultValue;
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
@@ -36,13 +37,22 @@ pub(crate) struct Position {
     /// How far the transaction after `lsn` is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) partial: Option<Partial>,
-    /// The initial snapshot, while it is not complete.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) snapshot: Option<Snapshot>,
+    /// Whether the stream has not begun: what `made` says is being made, and `lsn` says nothing.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) preparing: bool,
+    /// Whether the tables are read and, as `snapshot.mode=initial_only` says, nothing follows.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) ended: bool,
     /// What we made in the database and have to drop.
     pub(crate) made: Made,
-    /// What the captured tables look like at this position, by `pg_class.oid`.
-    pub(crate) tables: BTreeMap<u32, KnownTable>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// The last done change of a transaction that is not done.
@@ -63,16 +73,6 @@ impl Partial {
     }
 }
 
-/// An initial snapshot that is not complete. If it is found at a start, the snapshot begins again,
-/// and ends with a sweep of the rows that earlier attempts emitted and that are gone by now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Snapshot {
-    /// Where in the log the newest attempt reads the tables.
-    pub(crate) lsn: Lsn,
-    /// Number of the newest attempt, from 1.
-    pub(crate) attempt: u32,
-}
-
 /// What we made in the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Made {
@@ -83,7 +83,7 @@ pub(crate) struct Made {
 }
 
 /// A captured table: what its last Relation message said, and the numbers of its columns.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KnownTable {
     /// `schema.table`
     pub(crate) name: String,
@@ -93,6 +93,13 @@ pub(crate) struct KnownTable {
     pub(crate) key: Vec<i16>,
     /// The highest column number, captured or not: what lies above it was added since.
     pub(crate) highest: i16,
+    /// Where the server keeps its rows: another file holds rows that were written anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) storage: Option<String>,
+    /// Names of columns that were dropped since the rows were read; the topic's records still have
+    /// them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) gone: Vec<String>,
 }
 
 /// A captured column.
@@ -113,6 +120,17 @@ pub(crate) struct KnownColumn {
     /// Whether NULL is allowed.
     #[serde(rename = "o")]
     pub(crate) nullable: bool,
+    /// What rows hold in it that are older than the column, if it was added since the rows were read.
+    #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) added: Option<Added>,
+}
+
+/// A column that records of its topic may lack.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Added {
+    /// The constant with which it was added, as its schema's default; without it they hold NULL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fill: Option<DefaultValue>,
 }
 
 impl Position {
@@ -124,9 +142,9 @@ impl Position {
             lsn,
             last_commit_lsn: None,
             partial: None,
-            snapshot: None,
+            preparing: false,
+            ended: false,
             made: Made::default(),
-            tables: BTreeMap::new(),
         }
     }
 
@@ -215,10 +233,11 @@ pub(crate) fn check_lineage(
 
 /// A definite error whose way out is to read everything again.
 pub(crate) fn gap(message: String) -> Error {
-    Error::definite(
-        format!("{message}; changes between are lost to this connector"),
-        "delete the connector and create it again under another name and slot, so that its tables are read again",
-    )
+    Error::Gap {
+        message: format!("{message}; changes between are lost to this connector"),
+        hint: "set snapshot.mode=when_needed: the tables are then read again and rows that are gone are deleted"
+            .to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -289,21 +308,6 @@ mod tests {
             change_lsn: Lsn(50),
             ordinal: 3,
         });
-        position.tables.insert(
-            16_385,
-            KnownTable {
-                name: "public.t".to_owned(),
-                columns: vec![KnownColumn {
-                    attnum: 1,
-                    name: "id".to_owned(),
-                    type_oid: 23,
-                    type_modifier: -1,
-                    nullable: false,
-                }],
-                key: vec![1],
-                highest: 1,
-            },
-        );
         let value = position.to_value().unwrap();
         assert_eq!(value["lsn"], "16/B374D848");
         assert_eq!(Position::parse(&value).unwrap(), position);

@@ -111,6 +111,16 @@ pub(crate) enum Plan {
     Alter(String),
 }
 
+/// Returns the SQL that takes tables out of a publication.
+pub(crate) fn drop_tables<'a>(name: &str, tables: impl Iterator<Item = &'a TableId>) -> String {
+    let tables: Vec<_> = tables.map(sql::table).collect();
+    format!(
+        "ALTER PUBLICATION {} DROP TABLE {}",
+        sql::identifier(name),
+        tables.join(", ")
+    )
+}
+
 /// Decides what is to be done so that the publication sends all of `tables`.
 ///
 /// # Errors
@@ -133,7 +143,6 @@ pub(crate) fn plan(
             PublicationAutocreate::Filtered
                 if may_create && tables.iter().all(|table| table.may_publish) =>
             {
-                require_identity(tables)?;
                 Ok(Plan::Create(sql))
             }
             PublicationAutocreate::Filtered => Err(Error::definite(
@@ -148,7 +157,6 @@ pub(crate) fn plan(
             )),
         };
     };
-    check(publication, name, tables)?;
     let missing: Vec<&Table> = tables
         .iter()
         .copied()
@@ -164,7 +172,6 @@ pub(crate) fn plan(
     );
     let may_add = publication.may_alter && missing.iter().all(|table| table.may_publish);
     if config.publication_autocreate == PublicationAutocreate::Filtered && may_add {
-        require_identity(&missing)?;
         return Ok(Plan::Alter(sql));
     }
     Err(Error::definite(
@@ -173,48 +180,62 @@ pub(crate) fn plan(
     ))
 }
 
-fn check(publication: &Publication, name: &str, tables: &[&Table]) -> Result<(), Error> {
-    if !publication.missing_operations.is_empty() {
-        return Err(Error::definite(
-            format!(
-                "publication \"{name}\" does not publish {}",
-                publication.missing_operations.join(", ")
-            ),
-            format!(
-                "ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate');",
-                sql::readable(name)
-            ),
-        ));
+/// Refuses a publication that leaves out operations.
+pub(crate) fn check(publication: &Publication, name: &str) -> Result<(), Error> {
+    if publication.missing_operations.is_empty() {
+        return Ok(());
     }
-    for table in tables {
-        let Some(published) = publication.tables.iter().find(|known| known.id == table.id) else {
-            continue;
-        };
+    Err(Error::definite(
+        format!(
+            "publication \"{name}\" does not publish {}",
+            publication.missing_operations.join(", ")
+        ),
+        format!(
+            "ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate');",
+            sql::readable(name)
+        ),
+    ))
+}
+
+/// Refuses a table of which the publication leaves out rows or captured columns.
+pub(crate) fn check_whole(
+    publication: &Publication,
+    config: &Config,
+    table: &Table,
+) -> Result<(), Error> {
+    let name = &config.publication_name;
+    let published = publication.tables.iter().find(|known| known.id == table.id);
+    if published.is_some_and(|published| published.has_row_filter) {
         let again = format!(
-            "ALTER PUBLICATION {} DROP TABLE {table}; ALTER PUBLICATION {} ADD TABLE {table};",
-            sql::readable(name),
-            sql::readable(name),
+            "ALTER PUBLICATION {name} DROP TABLE {table}; ALTER PUBLICATION {name} ADD TABLE {table};",
+            name = sql::readable(name),
             table = sql::readable_table(&table.id),
         );
-        if published.has_row_filter {
-            return Err(Error::definite(
-                format!(
-                    "publication \"{name}\" filters the rows of table {}: its topic would differ from the table",
-                    table.id
-                ),
-                again,
-            ));
-        }
+        return Err(Error::definite(
+            format!(
+                "publication \"{name}\" filters the rows of table {}: its topic would differ from the table",
+                table.id
+            ),
+            again,
+        ));
+    }
+    if let Some(column) = unpublished_column(publication, config, table) {
+        return Err(Error::definite(
+            format!(
+                "publication \"{name}\" leaves out column \"{column}\" of table {}",
+                table.id
+            ),
+            format!(
+                "leave the column out with column.exclude.list={}.{column}, or publish the table without a column list",
+                table.id
+            ),
+        ));
     }
     Ok(())
 }
 
 /// Returns the first captured column that the publication's column list leaves out.
-pub(crate) fn unpublished_column(
-    publication: &Publication,
-    config: &Config,
-    table: &Table,
-) -> Option<String> {
+fn unpublished_column(publication: &Publication, config: &Config, table: &Table) -> Option<String> {
     let published = publication
         .tables
         .iter()
@@ -227,29 +248,27 @@ pub(crate) fn unpublished_column(
 }
 
 /// Publishing a table whose updates and deletes cannot name their row makes them fail at the owner.
-fn require_identity(tables: &[&Table]) -> Result<(), Error> {
-    for table in tables {
-        let keyless = table.primary_key.is_empty() || table.primary_key_deferrable;
-        let nameless = match table.replica_identity {
-            ReplicaIdentity::Nothing => true,
-            ReplicaIdentity::Default => keyless,
-            ReplicaIdentity::Full | ReplicaIdentity::Index => false,
-        };
-        if nameless {
-            return Err(Error::definite(
-                format!(
-                    "table {} has no replica identity: once published, its owner's UPDATE and DELETE would fail",
-                    table.id
-                ),
-                format!(
-                    "ALTER TABLE {} REPLICA IDENTITY {};",
-                    sql::readable_table(&table.id),
-                    if keyless { "FULL" } else { "DEFAULT" }
-                ),
-            ));
-        }
+pub(crate) fn require_identity(table: &Table) -> Result<(), Error> {
+    let keyless = table.primary_key.is_empty() || table.primary_key_deferrable;
+    let nameless = match table.replica_identity {
+        ReplicaIdentity::Nothing => true,
+        ReplicaIdentity::Default => keyless,
+        ReplicaIdentity::Full | ReplicaIdentity::Index => false,
+    };
+    if !nameless {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::definite(
+        format!(
+            "table {} has no replica identity: once published, its owner's UPDATE and DELETE would fail",
+            table.id
+        ),
+        format!(
+            "ALTER TABLE {} REPLICA IDENTITY {};",
+            sql::readable_table(&table.id),
+            if keyless { "FULL" } else { "DEFAULT" }
+        ),
+    ))
 }
 
 /// Refuses tables whose deletes would not tell the primary key.

@@ -29,6 +29,27 @@ impl Side {
         Ok(side)
     }
 
+    /// Returns another connection to the same server, made at its first use.
+    pub(crate) fn another(&self) -> Self {
+        Self {
+            config: Arc::clone(&self.config),
+            password: self.password.clone(),
+            client: None,
+        }
+    }
+
+    /// Hands out the connection, for work that others go on beside; see [`Side::give_back`].
+    pub(crate) fn lend(&mut self) -> Self {
+        let mut lent = self.another();
+        lent.client = self.client.take();
+        lent
+    }
+
+    /// Takes back what was lent.
+    pub(crate) fn give_back(&mut self, lent: Self) {
+        self.client = lent.client;
+    }
+
     /// Returns the connection, made anew if it was lost.
     pub(crate) async fn client(&mut self) -> Result<&mut AnyClient, Error> {
         if self.client.is_none() {

@@ -80,7 +80,7 @@ pub(crate) fn plan(
     slot: Option<&Slot>,
     position: Option<&Position>,
 ) -> Result<Plan, Error> {
-    let streamed = position.filter(|position| position.snapshot.is_none());
+    let streamed = position.filter(|position| !position.preparing);
     let Some(slot) = slot else {
         return match streamed {
             None => Ok(Plan::Create),
@@ -118,21 +118,21 @@ pub(crate) fn check(name: &str, slot: &Slot) -> Result<(), Error> {
         ));
     }
     if slot.lost {
-        return Err(Error::definite(
-            format!(
-                "replication slot \"{name}\" was invalidated: the server removed log that was not read yet (max_slot_wal_keep_size)"
+        return Err(Error::Gap {
+            message: format!(
+                "replication slot \"{name}\" was invalidated: the server removed log that was not read yet (max_slot_wal_keep_size); changes between are lost to this connector"
             ),
-            format!(
-                "SELECT pg_drop_replication_slot('{name}'); then delete the connector and create it again, so that its tables are read again"
+            hint: format!(
+                "SELECT pg_drop_replication_slot('{name}'); and set snapshot.mode=when_needed: the tables are then read again and rows that are gone are deleted"
             ),
-        ));
+        });
     }
     Ok(())
 }
 
-/// Creates the slot.
-pub(crate) async fn create(client: &mut AnyClient, name: &str) -> Result<(), Error> {
-    client
+/// Creates the slot and returns its place in the log: it sends the transactions committed from there.
+pub(crate) async fn create(client: &mut AnyClient, name: &str) -> Result<Lsn, Error> {
+    let rows = client
         .query(
             &format!("create replication slot \"{name}\""),
             &format!(
@@ -141,7 +141,22 @@ pub(crate) async fn create(client: &mut AnyClient, name: &str) -> Result<(), Err
             ),
         )
         .await?;
-    Ok(())
+    Row(rows.into_iter().next().unwrap_or_default()).parse(1)
+}
+
+/// Drops the slot, if there is one of the name.
+pub(crate) async fn drop(client: &mut AnyClient, name: &str) -> Result<bool, Error> {
+    if fetch(client, name).await?.is_none() {
+        return Ok(false);
+    }
+    take_over(client, name).await?;
+    client
+        .query(
+            &format!("drop replication slot \"{name}\""),
+            &format!("SELECT pg_drop_replication_slot({})", sql::literal(name)),
+        )
+        .await?;
+    Ok(true)
 }
 
 /// How long a terminated walsender may take to let go of the slot.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hutong_connectors_core::postgres_source::Config;
+use hutong_connectors_core::postgres_source::{Config, PublicationAutocreate, SnapshotMode};
 use hutong_schemas::table::TableId;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -21,8 +21,12 @@ const OLDEST_SERVER: u32 = 140_000;
 pub(crate) struct Facts {
     /// The captured tables.
     pub(crate) tables: Vec<Table>,
-    publication: Option<Publication>,
+    pub(crate) publication: Option<Publication>,
     may_create_in_database: bool,
+    /// All tables of the database, captured or not.
+    pub(crate) all_tables: BTreeMap<u32, TableId>,
+    /// Entries of the list of tables that name no table.
+    pub(crate) unmatched: Vec<String>,
     /// What is not wrong enough to stop.
     pub(crate) warnings: Vec<String>,
 }
@@ -35,7 +39,7 @@ pub(crate) struct Fault {
 }
 
 /// Looks at everything. The faults returned concern the source as a whole; those of tables are found
-/// by [`Facts::judge`], because a table that is not followed must not stop the others.
+/// by [`Facts::table_fault`], because one table must not stop the others.
 ///
 /// # Errors
 ///
@@ -65,7 +69,17 @@ pub(crate) async fn inspect<S: AsyncRead + AsyncWrite + Unpin + Send>(
             config.publication_name
         ));
     }
+    if let Some(publication) = &publication
+        && let Err(error) = publication::check(publication, &config.publication_name)
+    {
+        faults.push(Fault {
+            property: "publication.name",
+            error,
+        });
+    }
+    let reads_again = config.snapshot_mode == SnapshotMode::WhenNeeded;
     if let Some(slot) = slot::fetch(client, &config.slot_name).await?
+        && !(slot.lost && reads_again)
         && let Err(error) = slot::check(&config.slot_name, &slot)
     {
         faults.push(Fault {
@@ -73,15 +87,25 @@ pub(crate) async fn inspect<S: AsyncRead + AsyncWrite + Unpin + Send>(
             error,
         });
     }
-    let tables = choose(
-        all,
-        config,
-        publication.as_ref(),
-        &mut faults,
-        &mut warnings,
-    );
+    let all_tables = all.iter().map(|table| (table.oid, table.id.clone()));
+    let all_tables: BTreeMap<_, _> = all_tables.collect();
+    let names: Vec<_> = all_tables.values().map(ToString::to_string).collect();
+    let unmatched = config.tables.unmatched(&names);
+    let unmatched: Vec<String> = unmatched.into_iter().map(Into::into).collect();
+    let tables = choose(all, config, publication.as_ref(), &mut warnings);
+    if tables.is_empty() && unmatched.is_empty() {
+        faults.push(Fault {
+            property: "table.include.list",
+            error: Error::definite(
+                "no table of the database is captured",
+                "check schema.include.list, table.include.list and their exclude lists",
+            ),
+        });
+    }
     let facts = Facts {
         tables,
+        all_tables,
+        unmatched,
         publication,
         may_create_in_database: role.may_create_in_database,
         warnings,
@@ -90,41 +114,80 @@ pub(crate) async fn inspect<S: AsyncRead + AsyncWrite + Unpin + Send>(
 }
 
 impl Facts {
-    /// Looks for faults of the tables that `is_wanted` names, and of the publication as far as it
-    /// concerns them, and returns what is to be done about the publication.
-    ///
-    /// # Errors
-    ///
-    /// All faults.
-    pub(crate) fn judge(
-        &self,
-        config: &Config,
-        is_wanted: impl Fn(&Table) -> bool,
-    ) -> Result<publication::Plan, Vec<Fault>> {
-        let tables: Vec<&Table> = self
-            .tables
-            .iter()
-            .filter(|table| is_wanted(table))
-            .collect();
-        let publication = self.publication.as_ref();
-        let mut faults = Vec::new();
-        for table in &tables {
-            if let Err(error) = check_table(table, config, publication) {
-                faults.push(Fault {
+    /// Returns every fault that keeps a source from beginning to capture all tables.
+    pub(crate) fn judge(&self, config: &Config) -> Vec<Fault> {
+        let mut faults = self.faults_of_names(config);
+        let mut fit = Vec::new();
+        for table in &self.tables {
+            match self.table_fault(config, table) {
+                Some(error) => faults.push(Fault {
                     property: "table.include.list",
                     error,
-                });
+                }),
+                None => fit.push(table),
             }
         }
-        match publication::plan(publication, config, &tables, self.may_create_in_database) {
-            Ok(plan) if faults.is_empty() => return Ok(plan),
-            Ok(_) => {}
-            Err(error) => faults.push(Fault {
+        if let Err(error) = self.plan(config, &fit) {
+            faults.push(Fault {
                 property: "publication.name",
                 error,
-            }),
+            });
         }
-        Err(faults)
+        faults
+    }
+
+    /// Returns a fault for each entry of the list of tables that names no table.
+    pub(crate) fn faults_of_names(&self, config: &Config) -> Vec<Fault> {
+        let faults = self.unmatched.iter().map(|expression| Fault {
+            property: "table.include.list",
+            error: Error::definite(
+                format!(
+                    "no table of database \"{}\" has the name \"{expression}\"",
+                    config.connection.database
+                ),
+                "table.include.list takes names as schema.table, as regular expressions; check them, and database.dbname",
+            ),
+        });
+        faults.collect()
+    }
+
+    /// Returns what keeps a table from being captured.
+    pub(crate) fn table_fault(&self, config: &Config, table: &Table) -> Option<Error> {
+        self.check_table(config, table).err()
+    }
+
+    fn check_table(&self, config: &Config, table: &Table) -> Result<(), Error> {
+        table.schema(config, &BTreeMap::new())?;
+        check_rights(table, config)?;
+        publication::check_identity(table)?;
+        let we_publish = config.publication_autocreate == PublicationAutocreate::Filtered;
+        if !self.is_published(table) && we_publish {
+            publication::require_identity(table)?;
+        }
+        match &self.publication {
+            Some(publication) => publication::check_whole(publication, config, table),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns whether the publication has a table.
+    pub(crate) fn is_published(&self, table: &Table) -> bool {
+        let mut published = self.publication.iter().flat_map(|known| &known.tables);
+        published.any(|known| known.id == table.id)
+    }
+
+    /// Returns what is to be done so that the publication has these tables.
+    pub(crate) fn plan(
+        &self,
+        config: &Config,
+        tables: &[&Table],
+    ) -> Result<publication::Plan, Error> {
+        publication::plan(
+            self.publication.as_ref(),
+            config,
+            tables,
+            self.may_create_in_database,
+        )
     }
 }
 
@@ -202,19 +265,8 @@ fn choose(
     all: Vec<Table>,
     config: &Config,
     publication: Option<&Publication>,
-    faults: &mut Vec<Fault>,
     warnings: &mut Vec<String>,
 ) -> Vec<Table> {
-    let names: Vec<_> = all.iter().map(|table| table.id.to_string()).collect();
-    for expression in config.tables.unmatched(&names) {
-        faults.push(Fault {
-            property: "table.include.list",
-            error: Error::definite(
-                format!("no table is named \"{expression}\""),
-                "table.include.list takes names as schema.table, as regular expressions; check the database and the user's view of it",
-            ),
-        });
-    }
     let published_root = |id: &TableId| {
         publication
             .is_some_and(|publication| publication.tables.iter().any(|known| known.id == *id))
@@ -243,41 +295,7 @@ fn choose(
             )),
         }
     }
-    if chosen.is_empty() && faults.is_empty() {
-        faults.push(Fault {
-            property: "table.include.list",
-            error: Error::definite(
-                "no table of the database is captured",
-                "check schema.include.list, table.include.list and their exclude lists",
-            ),
-        });
-    }
     chosen
-}
-
-fn check_table(
-    table: &Table,
-    config: &Config,
-    publication: Option<&Publication>,
-) -> Result<(), Error> {
-    table.schema(config, &BTreeMap::new())?;
-    check_rights(table, config)?;
-    publication::check_identity(table)?;
-    let unpublished = publication
-        .and_then(|publication| publication::unpublished_column(publication, config, table));
-    if let Some(column) = unpublished {
-        return Err(Error::definite(
-            format!(
-                "publication \"{}\" leaves out column \"{column}\" of table {}",
-                config.publication_name, table.id
-            ),
-            format!(
-                "leave the column out with column.exclude.list={}.{column}, or publish the table without a column list",
-                table.id
-            ),
-        ));
-    }
-    Ok(())
 }
 
 fn check_rights(table: &Table, config: &Config) -> Result<(), Error> {

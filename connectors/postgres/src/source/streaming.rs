@@ -24,20 +24,20 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hutong_connectors_core::postgres_source::Config;
-use hutong_connectors_core::source::{TableProgress, TableState};
 use hutong_schemas::class::{Class, Classified};
 use hutong_schemas::position::Lsn;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use super::catalogue::{self, Wanted};
-use super::changes::{Changes, Closed, Entry, Step};
+use super::backfill::Backfill;
+use super::beside::{ASK_INTERVAL, OverallPace};
+use super::changes::{Changes, Closed, Step};
 use super::client::{self, Frame};
 use super::connect::AnyClient;
 use super::delivery::{Delivery, Flow, more_confirmed, stopped};
 use super::error::Error;
-use super::pgoutput::{Piece, Relation, piece, status_update};
+use super::pgoutput::{Piece, piece, status_update};
 use super::side::Side;
-use super::{publication, relation_change, slot, sql, table_plan, toast};
+use super::{slot, sql, toast};
 
 /// How often time-driven work is looked at.
 pub(crate) const TICK: Duration = Duration::from_millis(200);
@@ -67,6 +67,15 @@ pub(crate) struct Streaming {
     pub(crate) side: Side,
     pub(crate) delivery: Delivery,
     pub(crate) changes: Changes,
+    /// The rows of tables that are read beside the stream.
+    pub(crate) backfill: Option<Backfill>,
+    /// When an idle server was asked last how far it has looked, for rows that wait.
+    pub(crate) asked_at: Instant,
+    /// When progress was shown last.
+    pub(crate) shown_at: Instant,
+    pub(crate) pace: OverallPace,
+    /// Whether the stream ends when all tables are read.
+    pub(crate) ends_after_reading: bool,
     /// The newest place that the server has spoken of.
     received: Lsn,
     /// The newest place that the slot may forget up to.
@@ -107,6 +116,11 @@ impl Streaming {
             side,
             delivery,
             changes,
+            backfill: None,
+            asked_at: now,
+            shown_at: now,
+            pace: OverallPace::default(),
+            ends_after_reading: false,
             received: lsn,
             durable: Lsn(0),
             handed_over: lsn,
@@ -124,8 +138,9 @@ impl Streaming {
         self.status_due = true;
     }
 
-    /// Streams until asked to stop or an error.
-    pub(crate) async fn run(mut self) -> Result<(), Error> {
+    /// Streams until asked to stop or an error, or until all tables are read where nothing follows.
+    /// Returns the connection beside the stream, and the delivery.
+    pub(crate) async fn run(mut self) -> Result<(Side, Delivery), Error> {
         let outcome = self.stream().await;
         // What came before a fault is good and leaves; the position then stands right before it.
         if let Err(error) = &outcome
@@ -139,7 +154,7 @@ impl Streaming {
         // The slot is free for the next one when this returns, if the server plays along.
         let _ = timeout(END_TIMEOUT, self.client.end_copy_both()).await;
         self.client.close().await;
-        outcome
+        outcome.map(|()| (self.side, self.delivery))
     }
 
     async fn stream(&mut self) -> Result<(), Error> {
@@ -151,10 +166,23 @@ impl Streaming {
             if self.read_buffered().await? == Flow::Stop {
                 return Ok(());
             }
-            let may_close = !self.changes.writer.is_empty() && !self.changes.in_transaction();
+            if self.drive_backfill().await? == Flow::Stop {
+                return Ok(());
+            }
+            if self.is_at_its_end() {
+                return self.end().await;
+            }
+            let rows_wait = self.backfill.is_some();
+            let may_close = !self.changes.in_transaction()
+                && (!self.changes.writer.is_empty()
+                    || self.changes.states.are_changed()
+                    || self.can_emit_rows());
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => return Ok(()),
+                report = Self::next_report(&mut self.backfill), if rows_wait => {
+                    self.on_report(report)?;
+                }
                 filled = self.client.fill() => {
                     filled?;
                     self.heard_at = Instant::now();
@@ -171,6 +199,7 @@ impl Streaming {
                     self.note_confirmed();
                     self.send_status_if_due().await?;
                 }
+                () = sleep(ASK_INTERVAL), if rows_wait => {}
                 _ = tick.tick() => {
                     if self.on_tick().await? == Flow::Stop {
                         return Ok(());
@@ -196,7 +225,17 @@ impl Streaming {
                     }
                 }
                 Step::Continue => {}
-                Step::Relation(relation) => self.on_relation(&relation).await?,
+                Step::Relation(relation) => match self.on_relation(&relation).await {
+                    Err(error) if error.class() == Class::Definite => {
+                        self.fail_table(relation.oid, &error)?;
+                    }
+                    flow => {
+                        if flow? == Flow::Stop {
+                            return Ok(Flow::Stop);
+                        }
+                    }
+                },
+                Step::Unfit { oid, error } => self.fail_table(oid, &error)?,
                 Step::Full => {
                     if self.hand_over().await? == Flow::Stop {
                         return Ok(Flow::Stop);
@@ -239,6 +278,10 @@ impl Streaming {
                     Piece::Data { lsn, message } => {
                         self.received = self.received.max(lsn);
                         let step = self.changes.message(lsn, message)?;
+                        if matches!(step, Step::Relation(_)) {
+                            // The message is given again when the table was looked at.
+                            read.bytes -= bytes;
+                        }
                         if !matches!(step, Step::Continue) {
                             return Ok((read, step));
                         }
@@ -294,17 +337,52 @@ impl Streaming {
 
     /// Closes the batch with all that is in it and hands it over, answering the server meanwhile.
     pub(crate) async fn hand_over(&mut self) -> Result<Flow, Error> {
-        self.resolve_waiting().await?;
-        let closed = self.changes.close();
+        if self.resolve_waiting().await? == Flow::Stop {
+            return Ok(Flow::Stop);
+        }
+        let mut closed = self.changes.close()?;
+        self.join_chunks(&mut closed)?;
         self.hand_over_closed(closed).await
     }
 
-    pub(crate) async fn resolve_waiting(&mut self) -> Result<(), Error> {
-        let (writer, tables) = self.changes.parts();
-        if writer.waiting.is_empty() {
-            return Ok(());
+    /// Whether the tables are read and nothing shall follow.
+    fn is_at_its_end(&self) -> bool {
+        self.ends_after_reading && self.backfill.is_none() && !self.changes.in_transaction()
+    }
+
+    /// Says durably that nothing follows.
+    async fn end(&mut self) -> Result<(), Error> {
+        self.changes.position_mut().ended = true;
+        // Settling is next in either case.
+        let _ = self.hand_over().await?;
+        Ok(())
+    }
+
+    /// Gives the events that lack values their rows, answering the server meanwhile. What is complete
+    /// leaves where the rows do not fit a batch.
+    pub(crate) async fn resolve_waiting(&mut self) -> Result<Flow, Error> {
+        while !self.changes.writer.waiting.is_empty() {
+            let mut side = self.side.lend();
+            let mut writer = std::mem::take(&mut self.changes.writer);
+            let bytes_max = self.config.batch_bytes_max;
+            let resolved = self
+                .while_answering(toast::resolve(&mut side, &mut writer, bytes_max))
+                .await;
+            self.changes.writer = writer;
+            self.side.give_back(side);
+            let Some(resolved) = resolved? else {
+                return Ok(Flow::Stop);
+            };
+            for unfit in resolved? {
+                self.fail_table(unfit.oid, &unfit.error)?;
+            }
+            if let Some(closed) = self.changes.close_before_waiting()
+                && self.hand_over_closed(closed).await? == Flow::Stop
+            {
+                return Ok(Flow::Stop);
+            }
         }
-        toast::resolve(&mut self.side, writer, tables).await
+        Ok(Flow::Continue)
     }
 
     pub(crate) async fn hand_over_closed(&mut self, closed: Closed) -> Result<Flow, Error> {
@@ -379,73 +457,6 @@ impl Streaming {
         }
     }
 
-    async fn on_relation(&mut self, relation: &Relation) -> Result<(), Error> {
-        let oid = relation.oid;
-        let Some(known) = self.changes.position().tables.get(&oid).cloned() else {
-            self.changes.enter(oid, Entry::Ignored);
-            return Ok(());
-        };
-        let client = self.side.client().await?;
-        let tables = catalogue::fetch_tables(client, Wanted::Oid(oid)).await;
-        let tables = match tables {
-            Err(error) => {
-                self.side.discard();
-                return Err(error);
-            }
-            Ok(tables) => tables,
-        };
-        let table = tables.first();
-        let now = relation_change::follow(&known, relation, table, &self.config)?;
-        let table = table.ok_or_else(|| Error::Fatal("a dropped table was followed".to_owned()))?;
-        publication::check_identity(table)?;
-        let unchanged = now == known && self.changes.plan(oid).is_some();
-        if unchanged {
-            return Ok(());
-        }
-        let client = self.side.client().await?;
-        let defaults = catalogue::fetch_defaults(client, &self.config, table).await?;
-        let mut schema = table.schema(&self.config, &defaults)?;
-        schema.columns.retain(|column| {
-            now.columns
-                .iter()
-                .any(|known| known.attnum == column.attnum)
-        });
-        for (column, known) in schema.columns.iter_mut().zip(&now.columns) {
-            column.nullable = known.nullable;
-        }
-        let captured = relation
-            .columns
-            .iter()
-            .map(|column| now.columns.iter().any(|known| known.name == column.name))
-            .collect();
-        let host = Arc::clone(&self.delivery.host);
-        let (plan, announcement) =
-            table_plan::compile(host.as_ref(), &self.config, schema, captured).await?;
-        host.announce_tables(&[announcement])
-            .await
-            .map_err(|source| Error::Host {
-                doing: format!("could not announce table {}", known.name),
-                source,
-            })?;
-        self.show_table(&plan);
-        self.changes.position_mut().tables.insert(oid, now);
-        self.changes.enter(oid, Entry::Captured(Box::new(plan)));
-        Ok(())
-    }
-
-    fn show_table(&mut self, plan: &table_plan::TablePlan) {
-        let tables = &mut self.delivery.progress.tables;
-        if !tables.iter().any(|shown| shown.table == plan.schema.id) {
-            tables.push(TableProgress {
-                table: plan.schema.id.clone(),
-                topic: plan.topic.to_string(),
-                state: TableState::Streaming,
-                rows_done: 0,
-                rows_total: None,
-            });
-        }
-    }
-
     async fn on_tick(&mut self) -> Result<Flow, Error> {
         self.note_confirmed();
         self.send_status_if_due().await?;
@@ -457,6 +468,7 @@ impl Streaming {
             )));
         }
         self.read_lag_by_time().await;
+        self.look_at_visible().await;
         self.advance_idle().await
     }
 
@@ -498,7 +510,7 @@ impl Streaming {
         Ok(())
     }
 
-    async fn send_status(&mut self, wants_reply: bool) -> Result<(), Error> {
+    pub(crate) async fn send_status(&mut self, wants_reply: bool) -> Result<(), Error> {
         let status = status_update(self.received, self.durable, now_us(), wants_reply);
         self.client.send_copy_data(&status).await?;
         self.status_due = false;

@@ -8,7 +8,9 @@ use hutong_schemas::batch::{Record, RecordBatch};
 use hutong_schemas::cell::Cell;
 use hutong_schemas::envelope::{EventEncoder, EventSource, Op, event_schemas};
 use hutong_schemas::event_decoder::EventDecoder;
+use hutong_schemas::position::SchemaId;
 use hutong_schemas::table::TableSchema;
+use hutong_schemas::wire;
 
 use super::error::Error;
 use super::pgoutput::{Tuple, Value};
@@ -19,10 +21,13 @@ use super::text::{self, Arena, Malformed};
 pub(crate) struct TablePlan {
     pub(crate) schema: TableSchema,
     pub(crate) topic: Arc<str>,
+    /// Whether the topic was there before, so that it may hold rows.
+    pub(crate) topic_existed: bool,
     encoder: EventEncoder,
+    key_schema_id: Option<SchemaId>,
     value_schema: String,
     /// Which columns of a received row are captured, in the order of the row.
-    captured: Vec<bool>,
+    pub(crate) captured: Vec<bool>,
     /// What a row needs in the arena beyond the length of its texts.
     room: usize,
 }
@@ -47,7 +52,7 @@ pub(crate) async fn compile(
     let topic = format!("{}.{}", config.topic_prefix, schema.id);
     let schemas = event_schemas(&topic, &schema).map_err(row)?;
     let keyed = schemas.key.is_some();
-    let partitions = host
+    let table_topic = host
         .ensure_topic(&topic, keyed, if keyed { config.partitions } else { 1 })
         .await
         .map_err(host_error("create the topic"))?;
@@ -70,7 +75,7 @@ pub(crate) async fn compile(
         topic: topic.clone(),
         database: database.clone(),
         schema: schema.clone(),
-        partitions,
+        partitions: table_topic.partitions,
         key_schema_id: key_id,
         value_schema_id: value_id,
     };
@@ -81,7 +86,9 @@ pub(crate) async fn compile(
             .map(|column| text::room(&column.sql_type))
             .sum(),
         topic: Arc::from(topic),
+        topic_existed: table_topic.existed,
         encoder,
+        key_schema_id: key_id,
         value_schema: schemas.value,
         captured,
         schema,
@@ -282,7 +289,9 @@ impl TablePlan {
         Ok(())
     }
 
-    /// Appends a delete and a tombstone of a row of which only the message key is known.
+    /// Appends a delete and a tombstone of a row of which only the message key is known. A key that
+    /// was written when the table had another primary key says nothing of this one's columns: its
+    /// tombstone alone must do.
     pub(crate) fn write_delete_of_key(
         &self,
         key: &[u8],
@@ -290,11 +299,18 @@ impl TablePlan {
         source: &EventSource,
         batch: &mut RecordBatch,
     ) -> Result<(), Error> {
-        let mut row = Vec::with_capacity(self.schema.columns.len());
-        self.read_key(key, &mut row)?;
         let start = batch.buffer.len();
         batch.buffer.extend_from_slice(key);
         let range = Some(start..batch.buffer.len());
+        if wire::split(key).ok().map(|(id, _)| id) != self.key_schema_id {
+            self.push(range, None, batch);
+            if let Some(record) = batch.records.last_mut() {
+                record.partition = partition;
+            }
+            return Ok(());
+        }
+        let mut row = Vec::with_capacity(self.schema.columns.len());
+        self.read_key(key, &mut row)?;
         let value = self.write_value(Op::Delete, Some(&row), None, source, batch)?;
         self.push(range.clone(), Some(value), batch);
         self.push(range, None, batch);

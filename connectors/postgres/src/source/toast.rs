@@ -10,11 +10,24 @@
 //! old columns beside a new one: what is judged by a policy must be a row that existed. The later
 //! change follows in the stream and writes the same row once more. If the row, the table or a column
 //! is gone, the value stays marked as unavailable; the delete is on its way.
+//!
+//! Columns are asked for by name, and a name may be another column's by now. So it is seen first
+//! which columns still have their names, under the lock of the reading: none can change after that.
+//! Of a row that lost a column since, only missing values are taken, and only if all that was
+//! received is as it was.
+//!
+//! # Memory
+//!
+//! Rows that are stored out of line may be of any size, and a batch holds many events. Their sizes
+//! are asked for before their rows, and only so many are read as fit a batch; what is complete then
+//! leaves, and the rest is read after it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::changes::Entry;
+use hutong_schemas::class::{Class, Classified as _};
+use hutong_schemas::sql_type::SqlType;
+
 use super::client;
 use super::connect::AnyClient;
 use super::error::Error;
@@ -22,59 +35,143 @@ use super::literal::literal;
 use super::side::Side;
 use super::sql;
 use super::table_plan::TablePlan;
+use super::visibility::{self, Visible};
 use super::writer::{Waiting, Writer};
 
 /// Rows asked for by one query.
 const ROWS_MAX: usize = 500;
+const DOING: &str = "read rows again";
+
 /// How long a transaction may take from its commit record to being visible.
 const VISIBLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Gives every waiting event its row.
+/// A table whose row cannot be carried as it was read.
+#[derive(Debug)]
+pub(crate) struct Unfit {
+    pub(crate) oid: u32,
+    pub(crate) error: Error,
+}
+
+/// Gives waiting events their rows, from the first one on, as many as fit `bytes_max`. Those that
+/// have theirs wait no more; of the others their records still lack the value.
 pub(crate) async fn resolve(
     side: &mut Side,
     writer: &mut Writer,
-    tables: &HashMap<u32, Entry>,
-) -> Result<(), Error> {
+    bytes_max: usize,
+) -> Result<Vec<Unfit>, Error> {
     let waiting = std::mem::take(&mut writer.waiting);
+    let mut unfit = Vec::new();
     let outcome = match side.client().await {
-        Ok(client) => resolve_all(client, writer, tables, &waiting).await,
+        Ok(client) => resolve_first(client, writer, &waiting, bytes_max, &mut unfit).await,
         Err(error) => Err(error),
     };
-    if outcome.is_err() {
-        side.discard();
-        writer.waiting = waiting;
+    writer.waiting = waiting;
+    match outcome {
+        Ok(resolved) => {
+            writer.waiting.drain(..resolved);
+            Ok(unfit)
+        }
+        Err(error) => {
+            side.discard();
+            Err(error)
+        }
     }
-    outcome
 }
 
-async fn resolve_all(
+/// Returns how many of the first events have their rows.
+async fn resolve_first(
     client: &mut AnyClient,
     writer: &mut Writer,
-    tables: &HashMap<u32, Entry>,
     waiting: &[Waiting],
-) -> Result<(), Error> {
-    let mut by_table: BTreeMap<u32, Vec<&Waiting>> = BTreeMap::new();
-    for event in waiting {
-        by_table.entry(event.oid).or_default().push(event);
-    }
+    bytes_max: usize,
+    unfit: &mut Vec<Unfit>,
+) -> Result<usize, Error> {
     begin_seeing(client, waiting).await?;
-    for (oid, events) in by_table {
-        let Some(Entry::Captured(plan)) = tables.get(&oid) else {
-            return Err(Error::Fatal(
-                "an event waits for a table that is not captured".to_owned(),
-            ));
-        };
-        for events in events.chunks(ROWS_MAX) {
-            resolve_some(client, writer, plan, events).await?;
+    let mut resolved = 0;
+    let mut bytes = 0;
+    while resolved < waiting.len() && bytes < bytes_max {
+        let plan = &waiting[resolved].plan;
+        let events: Vec<&Waiting> = waiting[resolved..]
+            .iter()
+            .take(ROWS_MAX)
+            .take_while(|event| Arc::ptr_eq(&event.plan, plan))
+            .collect();
+        let there = lock_columns(client, plan).await?;
+        let sizes = sizes(client, writer, plan, &there, &events).await?;
+        let mut count = 0;
+        for size in sizes {
+            if count > 0 && bytes + size > bytes_max {
+                break;
+            }
+            bytes += size;
+            count += 1;
+        }
+        let fits = count == events.len();
+        resolve_some(client, writer, plan, &there, &events[..count], unfit).await?;
+        resolved += count;
+        if !fits {
+            break;
         }
     }
     client.query("end reading rows again", "ROLLBACK").await?;
-    Ok(())
+    Ok(resolved)
+}
+
+/// Locks a table against other columns until the transaction ends, and returns which of the plan's
+/// columns it still has under their names; nothing, if it lost its own name or a key column.
+async fn lock_columns(client: &mut AnyClient, plan: &TablePlan) -> Result<Vec<bool>, Error> {
+    let schema = &plan.schema;
+    let gone = || vec![false; schema.columns.len()];
+    client.query(DOING, "SAVEPOINT before_reading").await?;
+    let lock = format!(
+        "SELECT {} FROM {} LIMIT 0",
+        key_columns(plan),
+        sql::table(&schema.id)
+    );
+    match client.query(DOING, &lock).await {
+        Ok(_) => {}
+        // Undefined table, undefined column, undefined schema: they are gone.
+        Err(error) if matches!(error.sqlstate(), Some("42P01" | "42703" | "3F000")) => {
+            client
+                .query(DOING, "ROLLBACK TO SAVEPOINT before_reading")
+                .await?;
+            return Ok(gone());
+        }
+        Err(error) => return Err(error),
+    }
+    // These functions look at the catalogue as it is now, not as the transaction's snapshot sees it.
+    let names: Vec<String> = schema
+        .columns
+        .iter()
+        .map(|column| {
+            let (oid, number) = (schema.oid, column.attnum);
+            format!(
+                "CASE WHEN has_column_privilege({oid}::oid, {number}::int2, 'SELECT') \
+                 THEN (pg_identify_object_as_address(1259, {oid}, {number})).object_names \
+                 = ARRAY[{}, {}, {}] END",
+                sql::literal(&schema.id.schema),
+                sql::literal(&schema.id.table),
+                sql::literal(&column.name)
+            )
+        })
+        .collect();
+    let rows = client
+        .query(DOING, &format!("SELECT {}", names.join(", ")))
+        .await?;
+    let row = rows
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::Protocol("no answer to a look at columns".to_owned()))?;
+    let there: Vec<bool> = row.iter().map(|is| is.as_deref() == Some("t")).collect();
+    let has_key = schema
+        .key
+        .iter()
+        .all(|index| there.get(*index) == Some(&true));
+    Ok(if has_key { there } else { gone() })
 }
 
 /// Begins a transaction whose snapshot sees the transactions of all events.
 async fn begin_seeing(client: &mut AnyClient, waiting: &[Waiting]) -> Result<(), Error> {
-    const DOING: &str = "read rows again";
     let xids: Vec<u32> = waiting
         .iter()
         .filter_map(|event| event.source.tx_id.and_then(|xid| u32::try_from(xid).ok()))
@@ -84,103 +181,138 @@ async fn begin_seeing(client: &mut AnyClient, waiting: &[Waiting]) -> Result<(),
         client
             .query(DOING, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .await?;
-        let rows = client.query(DOING, "SELECT pg_current_snapshot()").await?;
-        let snapshot = rows
-            .first()
-            .and_then(|row| row.first()?.as_deref())
-            .and_then(Visible::parse)
-            .ok_or_else(|| Error::Protocol("a snapshot that cannot be read".to_owned()))?;
-        if xids.iter().all(|xid| snapshot.sees(*xid)) {
+        if sees(client, &xids).await? {
             return Ok(());
         }
         client.query(DOING, "ROLLBACK").await?;
-        if tokio::time::Instant::now() > deadline {
-            return Err(Error::transient(
-                "a transaction whose changes were received does not become visible",
-            ));
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        pause(deadline).await?;
     }
 }
 
-/// What `pg_current_snapshot()` says, by the lower halves of transaction ids, which is all that the
-/// stream tells of them.
-#[derive(Debug, PartialEq, Eq)]
-struct Visible {
-    xmax: u32,
-    running: Vec<u32>,
+/// Waits until others see what these transactions did.
+pub(crate) async fn wait_until_visible(client: &mut AnyClient, xids: &[u32]) -> Result<(), Error> {
+    let deadline = tokio::time::Instant::now() + VISIBLE_TIMEOUT;
+    while !sees(client, xids).await? {
+        pause(deadline).await?;
+    }
+    Ok(())
 }
 
-impl Visible {
-    /// Parses `xmin:xmax:xip,xip,…`.
-    fn parse(text: &str) -> Option<Self> {
-        let lower = |text: &str| {
-            let [.., a, b, c, d] = text.parse::<u64>().ok()?.to_be_bytes();
-            Some(u32::from_be_bytes([a, b, c, d]))
+async fn sees(client: &mut AnyClient, xids: &[u32]) -> Result<bool, Error> {
+    let query = format!("SELECT {}", visibility::COLUMNS);
+    let rows = client.query(DOING, &query).await?;
+    let snapshot = rows
+        .first()
+        .and_then(|row| Visible::of_row(row))
+        .ok_or_else(|| Error::Protocol("a snapshot that cannot be read".to_owned()))?;
+    Ok(xids.iter().all(|xid| snapshot.sees(*xid)))
+}
+
+async fn pause(deadline: tokio::time::Instant) -> Result<(), Error> {
+    if tokio::time::Instant::now() > deadline {
+        return Err(Error::transient(
+            "a transaction whose changes were received does not become visible",
+        ));
+    }
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    Ok(())
+}
+
+/// Returns what the rows of events need, as text.
+async fn sizes(
+    client: &mut AnyClient,
+    writer: &Writer,
+    plan: &TablePlan,
+    there: &[bool],
+    events: &[&Waiting],
+) -> Result<Vec<usize>, Error> {
+    let mut sizes: Vec<usize> = events.iter().map(|event| event.tuple.len()).collect();
+    if !there.contains(&true) {
+        return Ok(sizes);
+    }
+    let columns = plan.schema.columns.iter().zip(there);
+    let lengths: Vec<String> = columns
+        .filter(|(_, there)| **there)
+        .map(|(column, _)| {
+            let name = sql::identifier(&column.name);
+            match column.sql_type {
+                // Without reading the value; its text has two digits a byte.
+                SqlType::Bytea => format!("coalesce(octet_length(t.{name}) * 2, 0)"),
+                _ => format!("coalesce(octet_length(t.{name}::text), 0)"),
+            }
+        })
+        .collect();
+    let query = query(plan, writer, events, &lengths.join(" + "))?;
+    for row in client.query(DOING, &query).await? {
+        let number = |index: usize| -> Option<usize> { row.get(index)?.as_deref()?.parse().ok() };
+        let (Some(index), Some(bytes)) = (number(0), number(1)) else {
+            return Err(Error::Protocol("a size that cannot be read".to_owned()));
         };
-        let mut parts = text.split(':').skip(1);
-        let xmax = lower(parts.next()?)?;
-        let running = parts
-            .next()?
-            .split(',')
-            .filter(|part| !part.is_empty())
-            .map(lower)
-            .collect::<Option<_>>()?;
-        Some(Self { xmax, running })
+        if let Some(size) = sizes.get_mut(index) {
+            *size = bytes;
+        }
     }
-
-    /// Transaction ids are a circle: half of it is before, half after any of them.
-    fn sees(&self, xid: u32) -> bool {
-        let before_xmax = xid.wrapping_sub(self.xmax).cast_signed() < 0;
-        before_xmax && !self.running.contains(&xid)
-    }
+    Ok(sizes)
 }
 
 async fn resolve_some(
     client: &mut AnyClient,
     writer: &mut Writer,
     plan: &TablePlan,
+    there: &[bool],
     events: &[&Waiting],
+    unfit: &mut Vec<Unfit>,
 ) -> Result<(), Error> {
-    let doing = format!("read rows of table {} again", plan.schema.id);
-    let query = query(plan, writer, events)?;
     let mut found = vec![false; events.len()];
-    client.query(&doing, "SAVEPOINT before_reading").await?;
-    client.start_rows(&query).await?;
-    loop {
-        let row = match client.next_row(&doing).await {
-            Ok(Some(row)) => row,
-            Ok(None) => break,
-            // Undefined table, undefined column, undefined schema: they are gone.
-            Err(error) if matches!(error.sqlstate(), Some("42P01" | "42703" | "3F000")) => {
-                client
-                    .query(&doing, "ROLLBACK TO SAVEPOINT before_reading")
-                    .await?;
-                break;
+    if there.contains(&true) {
+        let columns: Vec<String> = plan
+            .schema
+            .columns
+            .iter()
+            .zip(there)
+            .map(|(column, there)| match there {
+                true => format!("t.{}", sql::identifier(&column.name)),
+                false => "NULL".to_owned(),
+            })
+            .collect();
+        let doing = format!("read rows of table {} again", plan.schema.id);
+        let query = query(plan, writer, events, &columns.join(", "))?;
+        client.start_rows(&query).await?;
+        while let Some(row) = client.next_row(&doing).await? {
+            let fields = client::fields(&row)?.collect::<Result<Vec<_>, _>>()?;
+            let (number, values) = fields
+                .split_first()
+                .ok_or_else(|| Error::Protocol("a row without columns".to_owned()))?;
+            let number: usize = number
+                .and_then(|text| std::str::from_utf8(text).ok()?.parse().ok())
+                .ok_or_else(|| Error::Protocol("a row without its number".to_owned()))?;
+            if let (Some(event), Some(found)) = (events.get(number), found.get_mut(number)) {
+                match writer.resolve(event, values, there) {
+                    Ok(taken) => *found = taken,
+                    Err(error) if error.class() == Class::Definite => unfit.push(Unfit {
+                        oid: plan.schema.oid,
+                        error,
+                    }),
+                    Err(error) => return Err(error),
+                }
             }
-            Err(error) => return Err(error),
-        };
-        let fields = client::fields(&row)?.collect::<Result<Vec<_>, _>>()?;
-        let (number, values) = fields
-            .split_first()
-            .ok_or_else(|| Error::Protocol("a row without columns".to_owned()))?;
-        let number: usize = number
-            .and_then(|text| std::str::from_utf8(text).ok()?.parse().ok())
-            .ok_or_else(|| Error::Protocol("a row without its number".to_owned()))?;
-        if let (Some(event), Some(found)) = (events.get(number), found.get_mut(number)) {
-            writer.resolve(plan, event, Some(values))?;
-            *found = true;
         }
     }
     for (event, found) in events.iter().zip(found) {
         if !found {
-            writer.resolve(plan, event, None)?;
+            writer.leave(event)?;
         }
     }
     Ok(())
 }
 
-fn query(plan: &TablePlan, writer: &Writer, events: &[&Waiting]) -> Result<String, Error> {
+/// Asks for the rows of events: the number of the event, then `columns` of the row `t`.
+fn query(
+    plan: &TablePlan,
+    writer: &Writer,
+    events: &[&Waiting],
+    columns: &str,
+) -> Result<String, Error> {
     let mut values = Vec::with_capacity(events.len());
     for (number, event) in events.iter().enumerate() {
         let key = writer.batch.records[event.record]
@@ -202,15 +334,8 @@ fn query(plan: &TablePlan, writer: &Writer, events: &[&Waiting]) -> Result<Strin
             format!("t.{column} = k.{name}")
         })
         .collect();
-    let columns: Vec<_> = plan
-        .schema
-        .columns
-        .iter()
-        .map(|column| format!("t.{}", sql::identifier(&column.name)))
-        .collect();
     Ok(format!(
-        "SELECT k.number, {} FROM (VALUES {}) AS k (number, {}) JOIN {} t ON {}",
-        columns.join(", "),
+        "SELECT k.number, {columns} FROM (VALUES {}) AS k (number, {}) JOIN {} t ON {}",
         values.join(", "),
         names.join(", "),
         sql::table(&plan.schema.id),
@@ -231,16 +356,13 @@ pub(crate) fn key_literals(plan: &TablePlan, key: &[u8]) -> Result<String, Error
     Ok(literals.join(", "))
 }
 
-/// Returns the SQL list of the key's columns, each behind `qualifier`.
-pub(crate) fn key_columns(plan: &TablePlan, qualifier: &str) -> String {
+/// Returns the SQL list of the key's columns.
+fn key_columns(plan: &TablePlan) -> String {
     let names: Vec<_> = plan
         .schema
         .key
         .iter()
-        .map(|index| {
-            let name = sql::identifier(&plan.schema.columns[*index].name);
-            format!("{qualifier}{name}")
-        })
+        .map(|index| sql::identifier(&plan.schema.columns[*index].name))
         .collect();
     names.join(", ")
 }

@@ -41,7 +41,9 @@ impl Streaming {
     }
 
     async fn make_earlier_durable(&mut self) -> Result<Flow, Error> {
-        self.resolve_waiting().await?;
+        if self.resolve_waiting().await? == Flow::Stop {
+            return Ok(Flow::Stop);
+        }
         let flow = if self.changes.current_has_parts() {
             if self.changes.writer.is_empty() {
                 Flow::Continue
@@ -73,7 +75,7 @@ impl Streaming {
         let mut pending = pending_keys(&writer.batch, &plan.topic);
         let topic = Arc::clone(&plan.topic);
         let host = Arc::clone(&self.delivery.host);
-        let live_keys = async { host.live_keys(&topic).await };
+        let live_keys = async { host.live_keys(&topic, None).await };
         let Some(live_keys) = self.while_answering(live_keys).await? else {
             return Ok(Flow::Stop);
         };
@@ -131,7 +133,7 @@ impl Streaming {
 
     /// Waits for something that may take long, answering the server meanwhile. `None` if we were
     /// asked to stop.
-    async fn while_answering<T>(
+    pub(crate) async fn while_answering<T>(
         &mut self,
         work: impl Future<Output = T>,
     ) -> Result<Option<T>, Error> {
@@ -177,8 +179,10 @@ fn pending_keys(batch: &RecordBatch, topic: &Arc<str>) -> HashMap<Vec<u8>, Pendi
     keys
 }
 
-fn host_error(topic: &str) -> impl Fn(hutong_connectors_core::source::HostError) -> Error + use<> {
-    let doing = format!("could not list the live keys of topic {topic}");
+pub(crate) fn host_error(
+    topic: &str,
+) -> impl Fn(hutong_connectors_core::source::HostError) -> Error + use<> {
+    let doing = format!("could not look at the records of topic {topic}");
     move |source| Error::Host {
         doing: doing.clone(),
         source,

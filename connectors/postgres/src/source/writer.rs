@@ -9,6 +9,7 @@
 //!    waits in [`Writer::waiting`] until the batch is closed; see [`toast`](super::toast).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::cell::Cell;
@@ -16,11 +17,13 @@ use hutong_schemas::envelope::{EventSource, Op};
 
 use super::error::Error;
 use super::pgoutput::{Old, Tuple};
+use super::position::Position;
 use super::table_plan::{TablePlan, recycle};
 use super::text::Scratch;
 
 /// Rows with less text than this cannot be looked up as an earlier event. PostgreSQL stores values
-/// out of line in rows of 2 kB and more only; a row that slips through is read again instead.
+/// out of line in rows of 2 kB and more only; some, such as `jsonb`, have less text than that, and
+/// are read again instead.
 const EARLIER_ROW_BYTES_MIN: usize = 1000;
 
 /// What a row that has to be read again is guessed to need at least.
@@ -34,8 +37,12 @@ const SCRATCH_BYTES_KEPT: usize = 1 << 20;
 pub(crate) struct Waiting {
     /// Index of its record in the batch.
     pub(crate) record: usize,
-    /// Its table.
-    pub(crate) oid: u32,
+    /// Index of the first record of its change, and how far the stream was done before that; set by
+    /// [`Changes`](super::changes::Changes).
+    pub(crate) first_record: usize,
+    pub(crate) before: Option<Box<Position>>,
+    /// Its table, as it was when the event was received.
+    pub(crate) plan: Arc<TablePlan>,
     pub(crate) op: Op,
     pub(crate) source: EventSource,
     /// The row as received.
@@ -80,6 +87,21 @@ impl Writer {
         self.batch.records.is_empty()
     }
 
+    /// Takes the records from `first` on back: of a change that cannot become an event.
+    pub(crate) fn take_back(&mut self, first: usize) {
+        self.batch.records.truncate(first);
+        self.waiting.retain(|waiting| waiting.record < first);
+        self.earlier.retain(|_, earlier| match earlier {
+            Earlier::Written { record } => *record < first,
+            Earlier::Waiting => true,
+        });
+    }
+
+    /// Forgets what was written of a table's rows: the table looks different from here on.
+    pub(crate) fn forget(&mut self, oid: u32) {
+        self.earlier.retain(|(of, _), _| *of != oid);
+    }
+
     /// Takes the batch, all of whose records must have their values.
     pub(crate) fn take(&mut self) -> RecordBatch {
         debug_assert!(self.waiting.is_empty(), "an event still lacks a value");
@@ -96,7 +118,7 @@ impl Writer {
     /// Writes a new row.
     pub(crate) fn insert(
         &mut self,
-        plan: &TablePlan,
+        plan: &Arc<TablePlan>,
         new: Tuple<'_>,
         source: &EventSource,
     ) -> Result<(), Error> {
@@ -112,7 +134,7 @@ impl Writer {
     /// Writes a changed row. A changed key is a delete of the old and an insert of the new one.
     pub(crate) fn update(
         &mut self,
-        plan: &TablePlan,
+        plan: &Arc<TablePlan>,
         old: Old<'_>,
         new: Tuple<'_>,
         source: &EventSource,
@@ -162,6 +184,9 @@ impl Writer {
         plan.write_upsert(op, before, &row, source, &mut self.batch)?;
         self.row = recycle(row);
         self.old_row = recycle(old_row);
+        if let Some(old_key) = lookup_key {
+            self.earlier.remove(&(plan.schema.oid, old_key));
+        }
         self.remember(plan, new);
         Ok(())
     }
@@ -169,7 +194,7 @@ impl Writer {
     /// Writes that a row is gone.
     pub(crate) fn delete(
         &mut self,
-        plan: &TablePlan,
+        plan: &Arc<TablePlan>,
         old: Old<'_>,
         source: &EventSource,
     ) -> Result<(), Error> {
@@ -186,14 +211,27 @@ impl Writer {
         }
         plan.write_delete(&row, source, &mut self.batch)?;
         self.row = recycle(row);
+        self.forget_newest(plan);
         Ok(())
     }
 
-    /// Notes that the last record holds all values of its row.
+    /// Notes that the last record holds all values of its row. What an earlier record of it held is
+    /// no value of it any more, whether this one is noted or not.
     fn remember(&mut self, plan: &TablePlan, tuple: Tuple<'_>) {
         if tuple.bytes.len() >= EARLIER_ROW_BYTES_MIN && plan.is_keyed() {
             let record = self.batch.records.len() - 1;
             self.note(plan.schema.oid, Earlier::Written { record });
+        } else {
+            self.forget_newest(plan);
+        }
+    }
+
+    fn forget_newest(&mut self, plan: &TablePlan) {
+        if self.earlier.is_empty() {
+            return;
+        }
+        if let Some(key) = last_key(&self.batch) {
+            self.earlier.remove(&(plan.schema.oid, key));
         }
     }
 
@@ -207,7 +245,7 @@ impl Writer {
 
     fn update_lacking_values(
         &mut self,
-        plan: &TablePlan,
+        plan: &Arc<TablePlan>,
         op: Op,
         new: Tuple<'_>,
         source: &EventSource,
@@ -215,9 +253,16 @@ impl Writer {
         old_key: Option<Vec<u8>>,
     ) -> Result<(), Error> {
         let oid = plan.schema.oid;
-        let new_key = key.clone().map(|key| self.batch.buffer[key].to_vec());
-        let lookup = old_key.or(new_key).unwrap_or_default();
-        if let Some(Earlier::Written { record }) = self.earlier.get(&(oid, lookup)).copied()
+        let earlier = match old_key {
+            // Whoever has the old key from here on is another row.
+            Some(old_key) => self.earlier.remove(&(oid, old_key)),
+            None => {
+                let key = key.clone().map(|key| self.batch.buffer[key].to_vec());
+                let earlier = self.earlier.get(&(oid, key.unwrap_or_default()));
+                earlier.copied()
+            }
+        };
+        if let Some(Earlier::Written { record }) = earlier
             && let Some(value) = self.value_from_earlier(plan, op, new, source, record)?
         {
             plan.push(key, Some(value), &mut self.batch);
@@ -225,24 +270,32 @@ impl Writer {
             self.note(oid, Earlier::Written { record });
             return Ok(());
         }
-        let waiting = self.waiting_event(oid, op, new, source);
+        let waiting = self.waiting_event(plan, op, new, source);
         plan.push(key, Some(0..0), &mut self.batch);
         if !plan.is_keyed() {
             // There is nothing to find the row by.
-            return self.resolve(plan, &waiting, None);
+            return self.leave(&waiting);
         }
         self.waiting.push(waiting);
         let guess = self.waiting_row_bytes.max(WAITING_ROW_BYTES_MIN);
-        self.waiting_bytes += new.bytes.len() + size_of::<Waiting>() + guess;
+        self.waiting_bytes += new.bytes.len() + size_of::<(Waiting, Position)>() + guess;
         self.note(oid, Earlier::Waiting);
         Ok(())
     }
 
     /// Keeps what the next record's event needs.
-    fn waiting_event(&self, oid: u32, op: Op, new: Tuple<'_>, source: &EventSource) -> Waiting {
+    fn waiting_event(
+        &self,
+        plan: &Arc<TablePlan>,
+        op: Op,
+        new: Tuple<'_>,
+        source: &EventSource,
+    ) -> Waiting {
         Waiting {
             record: self.batch.records.len(),
-            oid,
+            first_record: self.batch.records.len(),
+            before: None,
+            plan: Arc::clone(plan),
             op,
             source: *source,
             columns: new.columns,
@@ -280,34 +333,55 @@ impl Writer {
             .map(Some)
     }
 
-    /// Gives a waiting event its row: as read again, or, where the row is gone, as received.
+    /// Gives a waiting event its row as read again, unless that lost a column since and is not the
+    /// row of the event any more. `there` says which columns were read.
     pub(crate) fn resolve(
         &mut self,
-        plan: &TablePlan,
         waiting: &Waiting,
-        read: Option<&[Option<&[u8]>]>,
-    ) -> Result<(), Error> {
-        let bytes = match read {
-            Some(values) => values.iter().flatten().map(|text| text.len()).sum(),
-            None => waiting.tuple.len(),
-        };
-        self.waiting_row_bytes = self.waiting_row_bytes.max(bytes);
-        let mut arena = self.scratch.arena(plan.arena_bytes(bytes));
+        read: &[Option<&[u8]>],
+        there: &[bool],
+    ) -> Result<bool, Error> {
+        let plan = &waiting.plan;
+        let read_bytes: usize = read.iter().flatten().map(|text| text.len()).sum();
+        self.waiting_row_bytes = self.waiting_row_bytes.max(read_bytes);
+        let room = plan.arena_bytes(read_bytes) + plan.arena_bytes(waiting.tuple.len());
+        let mut arena = self.scratch.arena(room);
         let mut row = Vec::with_capacity(plan.schema.columns.len());
-        if let Some(values) = read {
-            for (index, value) in values.iter().enumerate() {
-                row.push(match value {
-                    Some(text) => plan.cell(index, text, &mut arena)?,
-                    None => Cell::Null,
-                });
-            }
-        } else {
-            let tuple = Tuple {
-                columns: waiting.columns,
-                bytes: &waiting.tuple,
-            };
-            plan.decode(tuple, &mut arena, &mut row)?;
+        for (index, value) in read.iter().enumerate() {
+            row.push(match value {
+                Some(text) => plan.cell(index, text, &mut arena)?,
+                None => Cell::Null,
+            });
         }
+        if there.contains(&false) {
+            let mut received = Vec::with_capacity(row.len());
+            plan.decode(waiting.received(), &mut arena, &mut received)?;
+            for ((read, received), there) in row.iter_mut().zip(&received).zip(there) {
+                match received {
+                    Cell::Unavailable if *there => {}
+                    received if !there => *read = *received,
+                    received if read == received => {}
+                    _ => return Ok(false),
+                }
+            }
+        }
+        let value = plan.write_value(
+            waiting.op,
+            None,
+            Some(&row),
+            &waiting.source,
+            &mut self.batch,
+        )?;
+        self.batch.records[waiting.record].value = Some(value);
+        Ok(true)
+    }
+
+    /// Writes a waiting event as it was received: its row is gone.
+    pub(crate) fn leave(&mut self, waiting: &Waiting) -> Result<(), Error> {
+        let plan = &waiting.plan;
+        let mut arena = self.scratch.arena(plan.arena_bytes(waiting.tuple.len()));
+        let mut row = Vec::with_capacity(plan.schema.columns.len());
+        plan.decode(waiting.received(), &mut arena, &mut row)?;
         let value = plan.write_value(
             waiting.op,
             None,
@@ -318,6 +392,51 @@ impl Writer {
         self.batch.records[waiting.record].value = Some(value);
         Ok(())
     }
+
+    /// Takes the records before `first` out of the batch; the others stay.
+    pub(crate) fn take_first(&mut self, first: usize) -> RecordBatch {
+        let mut taken = std::mem::take(&mut self.batch);
+        self.batch = split_off(&mut taken, first);
+        for waiting in &mut self.waiting {
+            waiting.record -= first;
+            waiting.first_record -= first;
+        }
+        self.earlier.retain(|_, earlier| match earlier {
+            Earlier::Written { record } if *record < first => false,
+            Earlier::Written { record } => {
+                *record -= first;
+                true
+            }
+            Earlier::Waiting => true,
+        });
+        taken
+    }
+}
+
+impl Waiting {
+    fn received(&self) -> Tuple<'_> {
+        Tuple {
+            columns: self.columns,
+            bytes: &self.tuple,
+        }
+    }
+}
+
+/// Moves the records from `first` on into a batch of their own.
+pub(crate) fn split_off(batch: &mut RecordBatch, first: usize) -> RecordBatch {
+    let mut rest = RecordBatch::default();
+    for mut record in batch.records.split_off(first) {
+        let topic = &batch.topics[usize::try_from(record.topic).expect("u32 fits usize")];
+        record.topic = rest.topic(topic);
+        let parts = [&mut record.key, &mut record.value, &mut record.header];
+        for range in parts.into_iter().flatten() {
+            let start = rest.buffer.len();
+            rest.buffer.extend_from_slice(&batch.buffer[range.clone()]);
+            *range = start..rest.buffer.len();
+        }
+        rest.records.push(record);
+    }
+    rest
 }
 
 /// Returns the key of the newest record.

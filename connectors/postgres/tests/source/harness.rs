@@ -1,6 +1,6 @@
 //! A database of its own for each test, and a platform in memory that takes a source's batches.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use hutong_connectors_core::postgres_source::Config;
 use hutong_connectors_core::source::{
     HostError, LiveKeys, SourceBatch, SourceHost, SourceProgress, TableAnnouncement,
+    TableProgress, TableState, TableTopic,
 };
 use hutong_connectors_postgres::source::{Connected, Error};
 use hutong_schemas::cell::Cell;
@@ -162,6 +163,8 @@ pub(crate) struct Event {
     pub(crate) op: &'static str,
     pub(crate) before: Option<Vec<String>>,
     pub(crate) after: Option<Vec<String>>,
+    /// The names of the row's columns, by the schema that the record names.
+    pub(crate) columns: Vec<String>,
     pub(crate) lsn: Option<Lsn>,
     pub(crate) tx_id: Option<i64>,
     pub(crate) mark: SnapshotMark,
@@ -182,10 +185,11 @@ impl Event {
 struct Log {
     subjects: BTreeMap<String, Vec<(SchemaId, String)>>,
     schemas: HashMap<u32, String>,
+    topics: HashSet<String>,
     events: Vec<Event>,
     batches: usize,
     batch_bytes_max: usize,
-    position: Option<Value>,
+    positions: BTreeMap<String, Value>,
     announced: Vec<TableAnnouncement>,
     progress: Option<SourceProgress>,
 }
@@ -216,16 +220,33 @@ impl SourceHost for Platform {
         Ok(SchemaId(id))
     }
 
-    async fn ensure_topic(&self, _: &str, _: bool, partitions: i32) -> Result<i32, HostError> {
-        Ok(partitions)
+    async fn ensure_topic(
+        &self,
+        topic: &str,
+        _: bool,
+        partitions: i32,
+    ) -> Result<TableTopic, HostError> {
+        let is_new = self.log.lock().unwrap().topics.insert(topic.to_owned());
+        Ok(TableTopic {
+            partitions,
+            existed: !is_new,
+        })
     }
 
-    async fn live_keys(&self, topic: &str) -> Result<LiveKeys, HostError> {
+    /// The number of events of all topics stands for an offset.
+    async fn end_offsets(&self, _: &str) -> Result<Vec<i64>, HostError> {
+        let count = self.log.lock().unwrap().events.len();
+        Ok(vec![i64::try_from(count).unwrap()])
+    }
+
+    async fn live_keys(&self, topic: &str, before: Option<&[i64]>) -> Result<LiveKeys, HostError> {
         let log = self.log.lock().unwrap();
+        let end = before.map_or(usize::MAX, |ends| usize::try_from(ends[0]).unwrap());
         let mut live: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
-        for event in log.events.iter().filter(|event| event.topic == topic) {
+        let events = log.events.iter().enumerate();
+        for (offset, event) in events.filter(|(_, event)| event.topic == topic) {
             if let Some(key) = &event.key {
-                live.insert(key.clone(), event.op != "tombstone");
+                live.insert(key.clone(), event.op != "tombstone" && offset < end);
             }
         }
         let keys: Vec<_> = live.into_iter().filter(|(_, live)| *live).collect();
@@ -262,6 +283,7 @@ impl Platform {
                     op: "tombstone",
                     before: None,
                     after: None,
+                    columns: Vec::new(),
                     lsn: None,
                     tx_id: None,
                     mark: SnapshotMark::False,
@@ -278,7 +300,13 @@ impl Platform {
             log.events.push(event);
         }
         log.batches += 1;
-        log.position = Some(batch.position.clone());
+        log.positions.insert(String::new(), batch.position.clone());
+        for part in &batch.parts {
+            match &part.value {
+                Some(value) => drop(log.positions.insert(part.part.clone(), value.clone())),
+                None => drop(log.positions.remove(&part.part)),
+            }
+        }
     }
 
     pub(crate) fn events(&self) -> Vec<Event> {
@@ -294,14 +322,71 @@ impl Platform {
             .collect()
     }
 
-    /// Waits until the snapshot is done.
+    /// Waits until the stream runs and all tables are read, durably.
     pub(crate) async fn until_streaming(&self) {
-        until("the snapshot ends", || {
-            self.position()
-                .is_some_and(|position| position.get("snapshot").is_none())
+        until("the snapshot ends", || self.is_streaming()).await;
+    }
+
+    pub(crate) fn is_streaming(&self) -> bool {
+        let positions = self.positions();
+        let has_begun = |position: &Value| position.get("preparing").is_none();
+        let is_read = |(part, state): (&String, &Value)| {
+            part.is_empty()
+                || (state["failed"].is_null()
+                    && state["reading"].is_null()
+                    && state["announced"] == true)
+        };
+        positions.get("").is_some_and(has_begun)
+            && positions.len() > 1
+            && positions.iter().all(is_read)
+    }
+
+    /// Waits until a table has stopped, and returns why: `class: message | hint`.
+    pub(crate) async fn until_failed(&self, table: &str) -> String {
+        until(&format!("table {table} stops"), || {
+            self.shown(table).state == TableState::Failed
         })
         .await;
+        let error = self
+            .shown(table)
+            .error
+            .expect("a table that stopped says why");
+        format!(
+            "{}: {} | {}",
+            error.class.as_str(),
+            error.message,
+            error.hint.unwrap_or_default()
+        )
     }
+
+    /// What is shown of a table.
+    pub(crate) fn shown(&self, table: &str) -> TableProgress {
+        let shown = self.progress_now().table_mut(table).cloned();
+        shown.unwrap_or(TableProgress {
+            table: hutong_schemas::table::TableId {
+                schema: String::new(),
+                table: String::new(),
+            },
+            topic: String::new(),
+            state: TableState::Waiting,
+            rows_done: 0,
+            rows_total: None,
+            eta_seconds: None,
+            error: None,
+        })
+    }
+
+    /// What is stored of a table.
+    pub(crate) fn stored(&self, table: &str) -> Option<Value> {
+        let positions = self.positions();
+        let mut parts = positions.into_values();
+        parts.find(|state| state["name"] == table)
+    }
+
+    pub(crate) fn positions(&self) -> BTreeMap<String, Value> {
+        self.log.lock().unwrap().positions.clone()
+    }
+
 
     pub(crate) fn batch_bytes_max(&self) -> usize {
         self.log.lock().unwrap().batch_bytes_max
@@ -312,11 +397,12 @@ impl Platform {
     }
 
     pub(crate) fn position(&self) -> Option<Value> {
-        self.log.lock().unwrap().position.clone()
+        self.log.lock().unwrap().positions.get("").cloned()
     }
 
     pub(crate) fn set_position(&self, position: Value) {
-        self.log.lock().unwrap().position = Some(position);
+        let positions = &mut self.log.lock().unwrap().positions;
+        positions.insert(String::new(), position);
     }
 
     pub(crate) fn progress_now(&self) -> SourceProgress {
@@ -385,6 +471,11 @@ fn decode(
         },
         before: head.has_before.then(|| texts(&before)),
         after: head.has_after.then(|| texts(&after)),
+        columns: decoder
+            .columns()
+            .iter()
+            .map(|column| column.name.clone())
+            .collect(),
         lsn: head.lsn,
         tx_id: head.tx_id,
         mark: head.snapshot,
@@ -438,7 +529,7 @@ impl Running {
         let (confirm, confirmed) = watch::channel(0);
         let (stop, stop_signal) = watch::channel(false);
         let host: Arc<dyn SourceHost> = Arc::new(platform.clone());
-        let run = connected.run(platform.position(), host, out, confirmed, stop_signal);
+        let run = connected.run(platform.positions(), host, out, confirmed, stop_signal);
         let source = tokio::spawn(run);
         let platform = platform.clone();
         let worker = tokio::spawn(async move {

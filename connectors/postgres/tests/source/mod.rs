@@ -1,6 +1,8 @@
 //! The source against a real server, with everything behind it kept in memory.
 
 mod bad_input;
+mod ddl;
+mod ddl_random;
 mod harness;
 mod restart;
 mod schema_change;

@@ -2,8 +2,10 @@
 
 use std::os::unix::fs::{MetadataExt, chown};
 
+use hutong_connectors_core::jdbc_sink;
 use hutong_connectors_core::postgres_source::Config;
 use hutong_connectors_core::secret::Secret;
+use hutong_connectors_postgres::sink;
 use hutong_connectors_postgres::source::Connected;
 use hutong_local::postgres::Options;
 use hutong_local::testkit::OwnServers;
@@ -67,6 +69,30 @@ async fn attempt(attempt: &Attempt<'_>) -> String {
     }
 }
 
+const CLEAR_TEXT: &str = "asks for the password in clear text, and its certificate is not verified";
+
+/// Returns what keeps a sink from working whose server asks for the password in clear text.
+async fn sink_mistakes(port: u16, parameters: &str) -> String {
+    let url = format!("jdbc:postgresql://localhost:{port}/postgres?{parameters}");
+    let properties = [
+        ("connector.class", hutong_connectors_core::SINK_CLASS),
+        ("connection.url", &url),
+        ("connection.username", "clear_user"),
+        ("topics", "hutong.view.v"),
+        ("collection.name.format", "public.t"),
+        ("insert.mode", "upsert"),
+        ("primary.key.mode", "record_key"),
+        ("delete.enabled", "true"),
+    ];
+    let properties = properties.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let config = jdbc_sink::Config::parse("test", &properties.into()).expect("right");
+    let mistakes = sink::validate(&config, Some(&Secret::new("right"))).await;
+    let mistakes = mistakes.iter().map(ToString::to_string);
+    // The role may read `t` and no more, which is not what is asked here.
+    let others = |mistake: &String| mistake.contains("42501") || mistake.contains("GRANT");
+    mistakes.filter(|mistake| !others(mistake)).collect()
+}
+
 #[tokio::test]
 async fn passwords_and_certificates_are_checked_as_libpq_checks_them() {
     let servers = OwnServers::begin().unwrap();
@@ -120,9 +146,11 @@ async fn passwords_and_certificates_are_checked_as_libpq_checks_them() {
             user: "clear_user",
             ..base
         },
-        "the server asks for the password in clear text on a connection that is not encrypted",
+        "definite: the server asks for the password in clear text, and its certificate is not verified",
     )
     .await;
+    let sink = sink_mistakes(port, "sslmode=prefer").await;
+    assert!(sink.contains(CLEAR_TEXT), "{sink}");
     check(
         Attempt {
             mode: "require",
@@ -181,6 +209,15 @@ async fn passwords_and_certificates_are_checked_as_libpq_checks_them() {
         "ok",
     )
     .await;
+    for mode in ["prefer", "require", "verify-ca"] {
+        let user = "clear_user";
+        check(Attempt { user, mode, ..tls }, CLEAR_TEXT).await;
+        let parameters = format!("sslmode={mode}&sslrootcert={authority}");
+        let sink = sink_mistakes(server.port(), &parameters).await;
+        assert!(sink.contains(CLEAR_TEXT), "{mode}: {sink}");
+    }
+    let parameters = format!("sslmode=verify-full&sslrootcert={authority}");
+    assert_eq!(sink_mistakes(server.port(), &parameters).await, "");
     check(
         Attempt {
             host: "127.0.0.1",

@@ -75,10 +75,7 @@ async fn a_crash_within_a_truncation_deletes_each_key_once() {
     let more = [("hutong.batch.bytes.max", "65536")];
     let running = Running::start(&database, &platform, &more).await;
     until_events(&platform, 2000).await;
-    until("the snapshot ends", || {
-        platform.position().unwrap().get("snapshot").is_none()
-    })
-    .await;
+    platform.until_streaming().await;
     running.stop().await.unwrap();
     database
         .execute("BEGIN; INSERT INTO t VALUES (5000); TRUNCATE t; INSERT INTO t VALUES (7); COMMIT")

@@ -1,0 +1,172 @@
+//! Tables without a key, read whole in one snapshot, before the stream.
+//!
+//! Rows without a key cannot be told apart, so those that are read cannot be merged with changes, and
+//! a reading that was interrupted cannot be taken up. They are therefore read in the snapshot of a
+//! *temporary* slot, which holds exactly the transactions committed before its place C in the log; of
+//! the stream, which begins before C and runs later, their changes from C on are events and those
+//! before are not. The reading begins with a `t` where the topic may hold rows: it tells readers to
+//! drop what came before.
+
+use std::sync::Arc;
+
+use hutong_connectors_core::postgres_source::Config;
+use hutong_connectors_core::source::{Step, TableState as Shown};
+use hutong_schemas::class::{Class, Classified};
+use hutong_schemas::position::Lsn;
+
+use super::beside::report_of_table;
+use super::catalogue::{self, Row, Table};
+use super::changes::Closed;
+use super::chunk::{RowEncoder, from_clause, source_of_rows};
+use super::connect::AnyClient;
+use super::delivery::{Delivery, Flow};
+use super::error::Error;
+use super::position::Position;
+use super::table_plan;
+use super::table_state::Tables;
+
+/// Opens a transaction in the snapshot of a new temporary slot and returns its place in the log.
+pub(crate) async fn take_snapshot(client: &mut AnyClient) -> Result<Lsn, Error> {
+    const DOING: &str = "take a snapshot with a temporary replication slot";
+    client
+        .query(DOING, "BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ")
+        .await?;
+    let name = format!("hutong_snapshot_{}", client.backend_pid);
+    let rows = client
+        .query(
+            DOING,
+            &format!("CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL pgoutput USE_SNAPSHOT"),
+        )
+        .await?;
+    Row(rows.into_iter().next().unwrap_or_default()).parse(1)
+}
+
+/// What is read, and where it goes.
+pub(crate) struct Reading<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) client: AnyClient,
+    pub(crate) delivery: &'a mut Delivery,
+    pub(crate) tables: &'a mut Tables,
+    pub(crate) position: &'a Position,
+}
+
+impl Reading<'_> {
+    /// Reads the tables one after the other.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any place; what was handed over stays valid.
+    pub(crate) async fn run(mut self, wanted: &[Table]) -> Result<Flow, Error> {
+        let from = take_snapshot(&mut self.client).await?;
+        for table in wanted {
+            match self.read(table, from).await {
+                Ok(Flow::Continue) => {}
+                Ok(Flow::Stop) => return Ok(Flow::Stop),
+                Err(error) if error.class() == Class::Definite => {
+                    self.fail(table, &error);
+                    // The server has ended the transaction, and the snapshot with it.
+                    if error.sqlstate().is_some() {
+                        return Err(Error::transient(format!(
+                            "table {} cannot be read; the others are read in a new snapshot",
+                            table.id
+                        )));
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.client.close().await;
+        Ok(Flow::Continue)
+    }
+
+    fn fail(&mut self, table: &Table, error: &Error) {
+        let report = report_of_table(error, Some(&table.id.to_string()));
+        if let Some(state) = self.tables.change(table.oid) {
+            state.failed = Some(report.clone());
+        }
+        if let Some(shown) = self.delivery.progress.table_mut(&table.id.to_string()) {
+            shown.state = Shown::Failed;
+            shown.error = Some(report);
+        }
+        self.delivery.show();
+    }
+
+    async fn read(&mut self, table: &Table, from: Lsn) -> Result<Flow, Error> {
+        let name = table.id.to_string();
+        let doing = format!("read table {name}");
+        let defaults = catalogue::fetch_defaults(&mut self.client, self.config, table).await?;
+        let schema = table.schema(self.config, &defaults)?;
+        let captured = vec![true; schema.columns.len()];
+        let host = Arc::clone(&self.delivery.host);
+        let (plan, announcement) =
+            table_plan::compile(host.as_ref(), self.config, schema, captured).await?;
+        host.announce_tables(&[announcement])
+            .await
+            .map_err(|source| Error::Host {
+                doing: format!("could not announce table {name}"),
+                source,
+            })?;
+        if let Some(shown) = self.delivery.progress.table_mut(&name) {
+            shown.state = Shown::Snapshotting;
+        }
+        self.delivery.show();
+        let mut encoder = RowEncoder::default();
+        let source = source_of_rows(from);
+        if plan.topic_existed {
+            plan.write_truncate(&source, &mut encoder.batch)?;
+        }
+        self.client
+            .start_rows(&format!(
+                "SELECT {} FROM {}",
+                catalogue::column_list(&plan.schema),
+                from_clause(table)
+            ))
+            .await?;
+        let mut rows = 0;
+        while let Some(row) = self.client.next_row(&doing).await? {
+            encoder.push(&plan, &row, &source)?;
+            rows += 1;
+            let bytes = encoder.bytes();
+            let is_full = bytes >= self.config.batch_bytes_max || !self.delivery.cover(bytes);
+            if is_full {
+                if let Some(shown) = self.delivery.progress.table_mut(&name) {
+                    shown.rows_done = rows;
+                }
+                if self.hand_over(&mut encoder).await? == Flow::Stop {
+                    return Ok(Flow::Stop);
+                }
+            }
+        }
+        if let Some(state) = self.tables.change(table.oid) {
+            state.announced = true;
+            state.reading = None;
+            state.rows = rows;
+            state.from = Some(from);
+        }
+        if let Some(shown) = self.delivery.progress.table_mut(&name) {
+            shown.state = Shown::Streaming;
+            shown.rows_done = rows;
+            shown.error = None;
+        }
+        let flow = self.hand_over(&mut encoder).await?;
+        self.delivery.show();
+        Ok(flow)
+    }
+
+    async fn hand_over(&mut self, encoder: &mut RowEncoder) -> Result<Flow, Error> {
+        let batch = std::mem::take(&mut encoder.batch);
+        self.delivery.progress.events_total +=
+            u64::try_from(batch.records.len()).unwrap_or(u64::MAX);
+        let closed = Closed {
+            batch,
+            position: self.position.clone(),
+            parts: self.tables.take_changed()?,
+            step: Step::Chunk,
+            last_commit_ts_us: None,
+        };
+        let flow = self.delivery.send(closed).await?;
+        // Only what is shown is wanted here, the slot is told nothing before the stream begins.
+        let _durable = self.delivery.take_confirmed();
+        Ok(flow)
+    }
+}

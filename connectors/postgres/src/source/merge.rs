@@ -1,0 +1,252 @@
+//! When rows that were read may join the stream, and which of them: the deciding part of a snapshot
+//! beside the stream. It reads nothing and waits for nothing.
+//!
+//! ```text
+//!   stream  ──T1──────T2───────────T3──────────T4────▶ events, in the order of commit records
+//!   chunk       open   └ read in snapshot S, then the end of the log A      ▲
+//!                                                                   passed A: emit, less what
+//!                                                                   T unseen by S has touched
+//! ```
+//!
+//! # The hazard
+//!
+//! A row read by a query is as old as the query's snapshot, and the stream goes on meanwhile. Put
+//! behind an event of a later change it would take its key back in time. The order of the log alone
+//! does not tell: a transaction's commit record is in the log, and may be streamed, *before* it is
+//! visible to others; with synchronous replication by a long time.
+//!
+//! # The rule, and why it is right
+//!
+//! A chunk is read in a snapshot S; A is the end of the log after that. It is emitted once all
+//! transactions with a commit record before A have been streamed, without the keys that a transaction
+//! not seen by S has touched.
+//!
+//! - Of a transaction that S sees, the record lies before A, so its events come before the rows, and
+//!   the rows hold what it did or something newer.
+//! - A transaction that S does not see and that was streamed after the chunk was *opened* (which is
+//!   before the read) has its keys noted, and they are taken out: its events are newer than the rows.
+//! - One that S does not see and that began to be streamed before the chunk was opened has left no
+//!   such note. Then the chunk is read again; the transaction becomes visible soon.
+//! - One that is streamed later than the chunk is emitted stands behind it, where it belongs.
+//!
+//! What an earlier run streamed left no note either. Whoever uses this first waits until every
+//! transaction that ran when this run began has ended ([`Visible::is_past`]).
+//!
+//! # Memory
+//!
+//! Noted keys are bounded per chunk; beyond the bound the chunk is spoiled and read again, by which
+//! time the transaction that touched so much is visible and needs no notes. Of streamed transactions
+//! only those are remembered that no snapshot has seen yet.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use hutong_schemas::position::Lsn;
+
+use super::visibility::Visible;
+
+/// Bytes of noted keys beyond which a chunk is spoiled.
+const NOTED_BYTES_MAX: usize = 1 << 20;
+/// What a noted key costs beside its bytes.
+const NOTE_BYTES: usize = 64;
+
+/// Names a chunk while it is open.
+pub(crate) type ChunkId = u64;
+
+/// What to do with a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is not read yet, or the stream has not passed its place.
+    Wait,
+    /// It must be opened and read again.
+    ReadAgain,
+    /// Emit it now, before anything else of the stream, less what [`Merge::is_evicted`] names.
+    Emit,
+}
+
+/// What is known of the stream and of the chunks that are open.
+#[derive(Debug, Default)]
+pub(crate) struct Merge {
+    /// Transactions of which something was streamed and that no chunk's snapshot has seen yet.
+    streamed: HashMap<u32, Streamed>,
+    /// Number of transactions streamed so far.
+    count: u64,
+    windows: BTreeMap<ChunkId, Window>,
+}
+
+#[derive(Debug)]
+struct Streamed {
+    number: u64,
+    seen: bool,
+}
+
+#[derive(Debug)]
+struct Window {
+    table: u32,
+    /// Transactions streamed, in whole or in part, when it was opened.
+    opened: u64,
+    read: Option<ReadAt>,
+    /// Before the read: keys by transaction. After it: those not seen.
+    touched: HashMap<u32, Touched>,
+    bytes: usize,
+    is_spoiled: bool,
+}
+
+#[derive(Debug)]
+struct ReadAt {
+    snapshot: Visible,
+    after: Lsn,
+}
+
+#[derive(Debug, Default)]
+struct Touched {
+    keys: HashSet<Vec<u8>>,
+    /// The table was emptied.
+    all: bool,
+}
+
+impl Merge {
+    /// A transaction begins to be streamed.
+    pub(crate) fn begin(&mut self, xid: u32) {
+        self.count += 1;
+        let number = self.count;
+        self.streamed.insert(
+            xid,
+            Streamed {
+                number,
+                seen: false,
+            },
+        );
+    }
+
+    /// Opens a chunk of a table; its snapshot must be taken after this.
+    pub(crate) fn open(&mut self, chunk: ChunkId, table: u32) {
+        let window = Window {
+            table,
+            opened: self.count,
+            read: None,
+            touched: HashMap::new(),
+            bytes: 0,
+            is_spoiled: false,
+        };
+        self.windows.insert(chunk, window);
+    }
+
+    /// Forgets a chunk.
+    pub(crate) fn close(&mut self, chunk: ChunkId) {
+        self.windows.remove(&chunk);
+        self.prune();
+    }
+
+    /// Returns whether keys of a table's changes are wanted.
+    pub(crate) fn watches(&self, table: u32) -> bool {
+        self.windows.values().any(|window| window.table == table)
+    }
+
+    /// A streamed transaction has touched a key.
+    pub(crate) fn touch(&mut self, table: u32, xid: u32, key: &[u8]) {
+        self.note(table, xid, |touched| {
+            let is_new = !touched.keys.contains(key);
+            if is_new {
+                touched.keys.insert(key.to_vec());
+            }
+            if is_new { key.len() + NOTE_BYTES } else { 0 }
+        });
+    }
+
+    /// A streamed transaction has emptied a table.
+    pub(crate) fn truncate(&mut self, table: u32, xid: u32) {
+        self.note(table, xid, |touched| {
+            touched.all = true;
+            0
+        });
+    }
+
+    fn note(&mut self, table: u32, xid: u32, mut note: impl FnMut(&mut Touched) -> usize) {
+        for window in self.windows.values_mut() {
+            let is_seen = window
+                .read
+                .as_ref()
+                .is_some_and(|read| read.snapshot.sees(xid));
+            if window.table != table || window.is_spoiled || is_seen {
+                continue;
+            }
+            window.bytes += note(window.touched.entry(xid).or_default());
+            if window.bytes > NOTED_BYTES_MAX {
+                window.is_spoiled = true;
+                window.touched = HashMap::new();
+            }
+        }
+    }
+
+    /// A chunk was read in a snapshot; `after` is the end of the log after that.
+    pub(crate) fn read(&mut self, chunk: ChunkId, snapshot: Visible, after: Lsn) {
+        if let Some(window) = self.windows.get_mut(&chunk) {
+            window.touched.retain(|xid, _| !snapshot.sees(*xid));
+            window.is_spoiled |= self
+                .streamed
+                .iter()
+                .any(|(xid, streamed)| streamed.number <= window.opened && !snapshot.sees(*xid));
+            self.note_seen(&snapshot);
+            if let Some(window) = self.windows.get_mut(&chunk) {
+                window.read = Some(ReadAt { snapshot, after });
+            }
+        }
+        self.prune();
+    }
+
+    /// A snapshot was taken for nothing but this.
+    pub(crate) fn saw(&mut self, snapshot: &Visible) {
+        self.note_seen(snapshot);
+        self.prune();
+    }
+
+    fn note_seen(&mut self, snapshot: &Visible) {
+        for (xid, streamed) in &mut self.streamed {
+            streamed.seen |= snapshot.sees(*xid);
+        }
+    }
+
+    /// Forgets transactions that some snapshot has seen. Snapshots of chunks opened after that see
+    /// them too; those opened before may have been taken earlier, and are waited for.
+    fn prune(&mut self) {
+        let unread = self.windows.values().filter(|window| window.read.is_none());
+        let newest_unread = unread.map(|window| window.opened).max();
+        self.streamed.retain(|_, streamed| {
+            !streamed.seen || newest_unread.is_some_and(|opened| streamed.number <= opened)
+        });
+    }
+
+    /// Says what to do with a chunk when all transactions with a commit record before `passed` have
+    /// been streamed.
+    pub(crate) fn decide(&self, chunk: ChunkId, passed: Lsn) -> Verdict {
+        let Some(window) = self.windows.get(&chunk) else {
+            return Verdict::Wait;
+        };
+        match &window.read {
+            Some(_) if window.is_spoiled => Verdict::ReadAgain,
+            Some(read) if passed >= read.after => Verdict::Emit,
+            _ => Verdict::Wait,
+        }
+    }
+
+    /// Returns the place that the stream must pass before a chunk can be emitted.
+    pub(crate) fn waits_for(&self, chunk: ChunkId) -> Option<Lsn> {
+        Some(self.windows.get(&chunk)?.read.as_ref()?.after)
+    }
+
+    /// Returns whether an event newer than a row of the chunk has been streamed.
+    pub(crate) fn is_evicted(&self, chunk: ChunkId, key: &[u8]) -> bool {
+        self.windows.get(&chunk).is_some_and(|window| {
+            let mut touched = window.touched.values();
+            touched.any(|touched| touched.all || touched.keys.contains(key))
+        })
+    }
+
+    /// Returns how many transactions are remembered.
+    pub(crate) fn remembered(&self) -> usize {
+        self.streamed.len()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,347 @@
+//! The rule against a model of a database: rows with versions, transactions that commit, are
+//! streamed and become visible in any interleaving, readers that read and arrive late.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use hutong_schemas::position::Lsn;
+use proptest::prelude::*;
+
+use super::{Merge, NOTED_BYTES_MAX, Verdict};
+use crate::source::visibility::Visible;
+
+const TABLE: u32 = 1;
+const KEYS: u8 = 6;
+const READERS: usize = 2;
+/// Keys per chunk.
+const CHUNK: u8 = 2;
+
+/// One step of the schedule. What cannot be done now is skipped.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Begin,
+    Write { tx: usize, key: u8, delete: bool },
+    Truncate { tx: usize },
+    Commit { tx: usize },
+    BecomeVisible { tx: usize },
+    Stream { records: usize },
+    Open,
+    Read { reader: usize },
+    Arrive { reader: usize },
+    Emit,
+}
+
+#[derive(Clone, Debug)]
+struct Tx {
+    xid: u32,
+    writes: Vec<Write>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Write {
+    Put(u8),
+    Delete(u8),
+    Truncate,
+}
+
+/// What a record of the stream is.
+#[derive(Clone, Debug)]
+enum Piece {
+    Begin(u32),
+    Write(u32, Write, u64),
+    /// The position behind the commit.
+    Commit(u64),
+}
+
+#[derive(Clone, Debug)]
+struct Chunk {
+    id: u64,
+    keys: (u8, u8),
+    rows: Option<(BTreeMap<u8, u64>, Visible, u64)>,
+    arrived: bool,
+}
+
+/// Versions count commits; 0 is the row before all of them.
+#[derive(Default)]
+struct World {
+    merge: Merge,
+    next_xid: u32,
+    log_end: u64,
+    running: Vec<Tx>,
+    /// Committed in the log, not visible.
+    committed: Vec<(Tx, u64)>,
+    visible: BTreeMap<u8, u64>,
+    stream: VecDeque<Piece>,
+    passed: u64,
+    in_transaction: bool,
+    chunks: VecDeque<Chunk>,
+    next_chunk: u64,
+    next_key: u8,
+    /// The topic: by key the newest version and whether it is a row.
+    topic: BTreeMap<u8, (u64, bool)>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            next_xid: 3,
+            log_end: 1,
+            visible: (0..KEYS).map(|key| (key, 0)).collect(),
+            ..Self::default()
+        }
+    }
+
+    fn locked(&self, key: u8) -> bool {
+        let committed = self.committed.iter().map(|(tx, _)| tx);
+        self.running.iter().chain(committed).any(|tx| {
+            tx.writes.iter().any(|write| match write {
+                Write::Put(k) | Write::Delete(k) => *k == key,
+                Write::Truncate => true,
+            })
+        })
+    }
+
+    fn snapshot(&self) -> Visible {
+        let committed = self.committed.iter().map(|(tx, _)| tx.xid);
+        let running = self.running.iter().map(|tx| tx.xid).chain(committed);
+        Visible::of_primary(self.next_xid, running.collect())
+    }
+
+    fn write(&mut self, tx: usize, write: Write) {
+        let is_free = match write {
+            Write::Put(key) | Write::Delete(key) => !self.locked(key),
+            Write::Truncate => (0..KEYS).all(|key| !self.locked(key)),
+        };
+        if is_free && tx < self.running.len() {
+            self.running[tx].writes.push(write);
+            self.log_end += 1;
+        }
+    }
+
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Begin if self.running.len() < 3 => {
+                self.running.push(Tx {
+                    xid: self.next_xid,
+                    writes: Vec::new(),
+                });
+                self.next_xid += 1;
+            }
+            Act::Write { tx, key, delete } => {
+                let write = if delete { Write::Delete } else { Write::Put };
+                self.write(tx, write(key));
+            }
+            Act::Truncate { tx } => self.write(tx, Write::Truncate),
+            Act::Commit { tx } if tx < self.running.len() => {
+                let tx = self.running.remove(tx);
+                self.log_end += 1;
+                let version = self.log_end;
+                self.stream.push_back(Piece::Begin(tx.xid));
+                for write in &tx.writes {
+                    self.stream.push_back(Piece::Write(tx.xid, *write, version));
+                }
+                self.stream.push_back(Piece::Commit(self.log_end));
+                self.committed.push((tx, version));
+            }
+            Act::BecomeVisible { tx } if tx < self.committed.len() => {
+                let (tx, version) = self.committed.remove(tx);
+                for write in tx.writes {
+                    match write {
+                        Write::Put(key) => drop(self.visible.insert(key, version)),
+                        Write::Delete(key) => drop(self.visible.remove(&key)),
+                        Write::Truncate => self.visible.clear(),
+                    }
+                }
+            }
+            Act::Stream { records } => {
+                for _ in 0..records {
+                    self.stream_one();
+                }
+            }
+            Act::Open if self.chunks.len() < READERS + 1 && self.next_key < KEYS => {
+                let keys = (self.next_key, self.next_key + CHUNK);
+                self.next_key += CHUNK;
+                let id = self.open();
+                self.chunks.push_back(Chunk {
+                    id,
+                    keys,
+                    rows: None,
+                    arrived: false,
+                });
+            }
+            Act::Read { reader } => {
+                let snapshot = self.snapshot();
+                let (visible, end) = (self.visible.clone(), self.log_end);
+                let unread = self.chunks.iter_mut().filter(|chunk| chunk.rows.is_none());
+                if let Some(chunk) = unread.take(READERS).nth(reader) {
+                    let rows = visible.range(chunk.keys.0..chunk.keys.1);
+                    let rows = rows.map(|(key, version)| (*key, *version)).collect();
+                    chunk.rows = Some((rows, snapshot, end));
+                }
+            }
+            Act::Arrive { reader } => {
+                let arriving = self
+                    .chunks
+                    .iter_mut()
+                    .filter(|chunk| chunk.rows.is_some() && !chunk.arrived);
+                if let Some(chunk) = arriving.take(READERS).nth(reader) {
+                    let (_, snapshot, after) = chunk.rows.clone().unwrap();
+                    chunk.arrived = true;
+                    self.merge.read(chunk.id, snapshot, Lsn(after));
+                }
+            }
+            Act::Emit => self.emit(),
+            Act::Begin | Act::Commit { .. } | Act::BecomeVisible { .. } | Act::Open => {}
+        }
+    }
+
+    fn open(&mut self) -> u64 {
+        self.next_chunk += 1;
+        self.merge.open(self.next_chunk, TABLE);
+        self.next_chunk
+    }
+
+    fn stream_one(&mut self) {
+        match self.stream.pop_front() {
+            None => {
+                // Nothing is left: the server says how far it has looked.
+                self.passed = self.log_end;
+            }
+            Some(Piece::Begin(xid)) => {
+                self.in_transaction = true;
+                self.merge.begin(xid);
+            }
+            Some(Piece::Write(xid, write, version)) => match write {
+                Write::Put(key) => {
+                    self.merge.touch(TABLE, xid, &[key]);
+                    self.put(key, version, true);
+                }
+                Write::Delete(key) => {
+                    self.merge.touch(TABLE, xid, &[key]);
+                    self.put(key, version, false);
+                }
+                Write::Truncate => {
+                    self.merge.truncate(TABLE, xid);
+                    let live: Vec<u8> = self.topic.keys().copied().collect();
+                    for key in live {
+                        self.put(key, version, false);
+                    }
+                }
+            },
+            Some(Piece::Commit(end)) => {
+                self.in_transaction = false;
+                self.passed = self.passed.max(end);
+            }
+        }
+    }
+
+    fn put(&mut self, key: u8, version: u64, is_row: bool) {
+        let known = self.topic.get(&key).map_or(0, |(version, _)| *version);
+        assert!(known <= version, "key {key} went back in time");
+        self.topic.insert(key, (version, is_row));
+    }
+
+    fn emit(&mut self) {
+        let Some(chunk) = self.chunks.front().filter(|chunk| chunk.arrived) else {
+            return;
+        };
+        match self.merge.decide(chunk.id, Lsn(self.passed)) {
+            Verdict::Wait => {}
+            Verdict::ReadAgain => {
+                let old = chunk.id;
+                self.merge.close(old);
+                let id = self.open();
+                let chunk = self.chunks.front_mut().unwrap();
+                (chunk.id, chunk.rows, chunk.arrived) = (id, None, false);
+            }
+            Verdict::Emit => {
+                let chunk = self.chunks.pop_front().unwrap();
+                for (key, version) in chunk.rows.unwrap().0 {
+                    if !self.merge.is_evicted(chunk.id, &[key]) {
+                        self.put(key, version, true);
+                    }
+                }
+                self.merge.close(chunk.id);
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        while !self.running.is_empty() {
+            self.act(Act::Commit { tx: 0 });
+        }
+        while !self.committed.is_empty() {
+            self.act(Act::BecomeVisible { tx: 0 });
+        }
+        for _ in 0..100 {
+            self.act(Act::Open);
+            self.act(Act::Read { reader: 0 });
+            self.act(Act::Arrive { reader: 0 });
+            self.act(Act::Stream { records: 100 });
+            self.act(Act::Emit);
+        }
+        assert!(self.chunks.is_empty(), "a chunk never leaves");
+        let rows = self.topic.iter().filter(|(_, (_, is_row))| *is_row);
+        let rows: BTreeMap<u8, u64> = rows.map(|(key, (version, _))| (*key, *version)).collect();
+        assert_eq!(rows, self.visible);
+        let now = self.snapshot();
+        self.merge.saw(&now);
+        assert_eq!(self.merge.remembered(), 0, "what all see is forgotten");
+    }
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        2 => Just(Act::Begin),
+        4 => (0..3_usize, 0..KEYS, any::<bool>())
+            .prop_map(|(tx, key, delete)| Act::Write { tx, key, delete }),
+        1 => (0..3_usize).prop_map(|tx| Act::Truncate { tx }),
+        3 => (0..3_usize).prop_map(|tx| Act::Commit { tx }),
+        2 => (0..3_usize).prop_map(|tx| Act::BecomeVisible { tx }),
+        4 => (1..4_usize).prop_map(|records| Act::Stream { records }),
+        2 => Just(Act::Open),
+        2 => (0..READERS).prop_map(|reader| Act::Read { reader }),
+        2 => (0..READERS).prop_map(|reader| Act::Arrive { reader }),
+        3 => Just(Act::Emit),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #[test]
+    fn no_key_goes_back_in_time_and_the_topic_ends_as_the_table(acts in prop::collection::vec(act(), 0..80)) {
+        let mut world = World::new();
+        for act in acts {
+            world.act(act);
+        }
+        world.finish();
+    }
+}
+
+#[test]
+fn a_transaction_streamed_before_it_is_visible_makes_the_chunk_be_read_again() {
+    let mut merge = Merge::default();
+    merge.begin(7);
+    merge.touch(TABLE, 7, b"k");
+    merge.open(1, TABLE);
+    merge.read(1, Visible::of_primary(8, vec![7]), Lsn(10));
+    assert_eq!(merge.decide(1, Lsn(10)), Verdict::ReadAgain);
+    merge.close(1);
+    merge.open(2, TABLE);
+    merge.read(2, Visible::of_primary(8, vec![]), Lsn(10));
+    assert_eq!(merge.decide(2, Lsn(9)), Verdict::Wait);
+    assert_eq!(merge.decide(2, Lsn(10)), Verdict::Emit);
+    assert!(!merge.is_evicted(2, b"k"));
+}
+
+#[test]
+fn too_many_noted_keys_spoil_a_chunk_and_cost_no_more_memory() {
+    let mut merge = Merge::default();
+    merge.open(1, TABLE);
+    merge.begin(7);
+    for key in 0..(NOTED_BYTES_MAX / 64) {
+        merge.touch(TABLE, 7, &key.to_be_bytes());
+    }
+    assert!(merge.windows[&1].touched.is_empty());
+    merge.read(1, Visible::of_primary(8, vec![7]), Lsn(1));
+    assert_eq!(merge.decide(1, Lsn(1)), Verdict::ReadAgain);
+}

@@ -1,0 +1,259 @@
+//! What runs beside the stream while tables are read: readers, each with a connection of its own,
+//! the preparation of tables, and the wait for transactions that ran when it all began. They send
+//! [`Report`]s to the stream, which decides.
+//!
+//! A lost connection is no error of the source: the piece of work is done again on a new one. Only
+//! what stays wrong is reported, of the table that it concerns.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hutong_connectors_core::postgres_source::Config;
+use hutong_connectors_core::source::{SourceHost, TableAnnouncement};
+use hutong_schemas::class::{Class, Classified};
+use hutong_schemas::table::TableSchema;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
+
+use super::catalogue::{self, Table};
+use super::chunk::{self, Job, Key, Readable, Rows};
+use super::error::Error;
+use super::merge::ChunkId;
+use super::side::Side;
+use super::table_plan::{self, TablePlan};
+use super::visibility::{self, Visible};
+
+/// Tables whose topics and schemas are made at the same time.
+const PREPARED_AT_ONCE: usize = 16;
+/// Tables that are announced together.
+const ANNOUNCED_AT_ONCE: usize = 64;
+/// Pause between looks at the transactions that run.
+const LOOK: Duration = Duration::from_millis(100);
+/// First and longest pause before a piece of work is done again.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// What has been done beside the stream.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// These tables have their topics and schemas and are announced.
+    Prepared(Vec<Prepared>),
+    /// A table cannot be captured.
+    Unfit { oid: u32, error: Error },
+    /// A snapshot was looked at.
+    Saw(Visible),
+    /// All transactions that ran at the beginning have ended.
+    Past,
+    /// Where a chunk ends; `None`: with the table.
+    Found { chunk: ChunkId, high: Option<Key> },
+    /// A chunk is read.
+    Read { chunk: ChunkId, rows: Rows },
+    /// A chunk cannot be read.
+    Unreadable { chunk: ChunkId, error: Error },
+}
+
+/// A table that can be read.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) readable: Arc<Readable>,
+    pub(crate) topic_existed: bool,
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+pub(crate) struct Helper(JoinHandle<()>);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn start(work: impl Future<Output = ()> + Send + 'static) -> Helper {
+    Helper(tokio::spawn(work))
+}
+
+/// Where jobs are taken from.
+pub(crate) type Jobs = Arc<Mutex<mpsc::Receiver<Job>>>;
+
+/// Starts a reader.
+pub(crate) fn reader(side: Side, jobs: Jobs, reports: mpsc::Sender<Report>) -> Helper {
+    start(async move {
+        let mut side = side;
+        loop {
+            let job = jobs.lock().await.recv().await;
+            let Some(job) = job else { return };
+            let report = read(&mut side, job, &reports).await;
+            if reports.send(report).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+async fn read(side: &mut Side, mut job: Job, reports: &mpsc::Sender<Report>) -> Report {
+    let chunk = job.chunk;
+    let mut pause = PAUSE.0;
+    loop {
+        let outcome = match side.client().await {
+            Ok(client) => {
+                let found = async |high| {
+                    // Nobody listens any more when the source ends.
+                    let _ = reports.send(Report::Found { chunk, high }).await;
+                };
+                chunk::read(client, &mut job, found).await
+            }
+            Err(error) => Err(error),
+        };
+        let error = match outcome {
+            Ok(rows) => return Report::Read { chunk, rows },
+            Err(error) => error,
+        };
+        side.discard();
+        if error.class() != Class::Transient {
+            return Report::Unreadable { chunk, error };
+        }
+        wait("a chunk is read again", &error, &mut pause).await;
+    }
+}
+
+async fn wait(doing: &str, error: &Error, pause: &mut Duration) {
+    tracing::warn!(%error, "{doing}");
+    tokio::time::sleep(*pause).await;
+    *pause = (*pause * 2).min(PAUSE.1);
+}
+
+/// Starts the wait until every transaction that runs now has ended.
+pub(crate) fn barrier(side: Side, reports: mpsc::Sender<Report>) -> Helper {
+    start(async move {
+        let mut side = side;
+        let mut pause = PAUSE.0;
+        let mut first = None;
+        loop {
+            let snapshot = match look(&mut side).await {
+                Ok(snapshot) => snapshot,
+                Err(error) => {
+                    side.discard();
+                    wait("could not see which transactions run", &error, &mut pause).await;
+                    continue;
+                }
+            };
+            let is_past = snapshot.is_past(first.get_or_insert_with(|| snapshot.clone()));
+            if reports.send(Report::Saw(snapshot)).await.is_err() {
+                return;
+            }
+            if is_past {
+                // Nobody listens any more when the source ends.
+                let _ = reports.send(Report::Past).await;
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    })
+}
+
+async fn look(side: &mut Side) -> Result<Visible, Error> {
+    let query = format!("SELECT {}", visibility::COLUMNS);
+    let rows = side
+        .query("see which transactions run", &query)
+        .await?
+        .into_iter()
+        .next();
+    rows.as_deref()
+        .and_then(Visible::of_row)
+        .ok_or_else(|| Error::Protocol("a snapshot that cannot be read".to_owned()))
+}
+
+/// Starts the preparation of tables, in their order.
+pub(crate) fn preparation(
+    side: Side,
+    config: Arc<Config>,
+    host: Arc<dyn SourceHost>,
+    tables: Vec<Table>,
+    reports: mpsc::Sender<Report>,
+) -> Helper {
+    start(async move {
+        let mut side = side;
+        let mut pause = PAUSE.0;
+        for tables in tables.chunks(ANNOUNCED_AT_ONCE) {
+            loop {
+                match prepare(&mut side, &config, host.as_ref(), tables, &reports).await {
+                    Ok(()) => break,
+                    Err(error) => {
+                        side.discard();
+                        wait("tables are prepared again", &error, &mut pause).await;
+                    }
+                }
+            }
+        }
+    })
+}
+
+/// Prepares some tables. What is wrong with one is reported, what may pass is returned.
+async fn prepare(
+    side: &mut Side,
+    config: &Config,
+    host: &dyn SourceHost,
+    tables: &[Table],
+    reports: &mpsc::Sender<Report>,
+) -> Result<(), Error> {
+    let client = side.client().await?;
+    let mut schemas = Vec::new();
+    for table in tables {
+        let schema = match catalogue::fetch_defaults(client, config, table).await {
+            Ok(defaults) => table.schema(config, &defaults),
+            Err(error) => Err(error),
+        };
+        schemas.push(schema);
+    }
+    let mut compiled = Vec::new();
+    let mut schemas = schemas.into_iter();
+    while compiled.len() < tables.len() {
+        let some = schemas.by_ref().take(PREPARED_AT_ONCE);
+        let work: Vec<_> = some.map(|schema| compile(host, config, schema)).collect();
+        compiled.extend(futures::future::join_all(work).await);
+    }
+    let mut prepared = Vec::new();
+    let mut announcements = Vec::new();
+    let mut unfit = Vec::new();
+    for (table, outcome) in tables.iter().zip(compiled) {
+        match outcome {
+            Ok((plan, announcement)) => {
+                announcements.push(announcement);
+                prepared.push(Prepared {
+                    topic_existed: plan.topic_existed,
+                    readable: Arc::new(Readable::new(table, Arc::new(plan))),
+                });
+            }
+            Err(error) if error.class() == Class::Transient => return Err(error),
+            Err(error) => unfit.push(Report::Unfit {
+                oid: table.oid,
+                error,
+            }),
+        }
+    }
+    if !announcements.is_empty() {
+        host.announce_tables(&announcements)
+            .await
+            .map_err(|source| Error::Host {
+                doing: "could not announce the tables".to_owned(),
+                source,
+            })?;
+    }
+    unfit.push(Report::Prepared(prepared));
+    for report in unfit {
+        // Nobody listens any more when the source ends.
+        let _ = reports.send(report).await;
+    }
+    Ok(())
+}
+
+async fn compile(
+    host: &dyn SourceHost,
+    config: &Config,
+    schema: Result<TableSchema, Error>,
+) -> Result<(TablePlan, TableAnnouncement), Error> {
+    let schema = schema?;
+    let captured = vec![true; schema.columns.len()];
+    table_plan::compile(host, config, schema, captured).await
+}
