@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::location::Locations;
+
 /// How a control plane is configured. Unknown keys are refused.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,9 +22,9 @@ pub struct Config {
     /// Where the three APIs listen.
     #[serde(default)]
     pub listen: Listen,
-    /// The locations at which workers run. Default: `default` alone.
-    #[serde(default = "default_locations")]
-    pub locations: Vec<String>,
+    /// The locations at which workers run, and whose they are. Default: `default` alone, for all.
+    #[serde(default)]
+    pub locations: Locations,
     /// A file (mode 600) with an administrator's token. Its token is valid unless it was revoked;
     /// the first start writes the file when it does not exist.
     pub admin_token_file: PathBuf,
@@ -64,8 +66,4 @@ impl std::fmt::Debug for Config {
 
 fn default_cluster() -> String {
     "hutong".to_owned()
-}
-
-fn default_locations() -> Vec<String> {
-    vec![hutong_transport::names::DEFAULT_LOCATION.to_owned()]
 }

@@ -26,6 +26,8 @@ const LEADER_LOCK: i64 = 0x4855_544f_4e47_0002;
 const RETRY: Duration = Duration::from_secs(1);
 /// How often the leader looks without being told.
 const TICK: Duration = Duration::from_millis(500);
+/// How often the backlog is looked at.
+const BACKLOG: Duration = Duration::from_secs(2);
 /// How often published records are pruned.
 const PRUNE: Duration = Duration::from_secs(60);
 
@@ -34,21 +36,48 @@ pub(crate) async fn run(app: Arc<App>, options: PgConnectOptions, mut stop: watc
     while !*stop.borrow() {
         let led = lead(&app, &options, &mut stop).await;
         app.metrics.leader.set(0);
-        match led {
-            Ok(()) => {}
+        let failure = match led {
+            Ok(()) => None,
             Err(error) if error.class() == Class::Fenced => {
                 tracing::info!("another replica publishes now");
+                None
             }
             Err(error) => {
                 tracing::warn!(error = error.chain(), "leading failed, trying again");
-                *app.leader_error.lock().expect("no holder panics") = Some(error.chain());
+                app.metrics.leader_failures.inc();
+                Some(error.chain())
             }
-        }
+        };
+        *app.leader_error.lock().expect("no holder panics") = failure;
         tokio::select! {
             () = sleep(RETRY) => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
     }
+}
+
+/// Shows what waits to be published, on every replica and whoever leads: most of all when nobody
+/// can.
+pub(crate) async fn watch_backlog(app: Arc<App>, mut stop: watch::Receiver<bool>) {
+    let mut tick = interval(BACKLOG);
+    while !*stop.borrow() {
+        if let Err(error) = show_backlog(&app).await {
+            tracing::warn!(error = error.chain(), "the backlog is not known");
+        }
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    }
+}
+
+async fn show_backlog(app: &App) -> Result<(), Error> {
+    let mut db = app.store.acquire().await?;
+    let (pending, oldest, refused) = outbox::backlog(&mut db).await?;
+    app.metrics.outbox_pending.set(pending);
+    app.metrics.outbox_oldest_seconds.set(oldest);
+    app.metrics.outbox_refused.set(refused);
+    Ok(())
 }
 
 /// Leads if nobody else does; returns when told to stop or when it does not lead.
@@ -74,7 +103,6 @@ async fn lead(
         _ = stop.wait_for(|stop| *stop) => return Ok(()),
     };
     app.metrics.leader.set(1);
-    *app.leader_error.lock().expect("no holder panics") = None;
     let result = duties(app, &publisher, &mut db, stop).await;
     if result.is_ok() {
         publisher.publish(&mut db).await?;
@@ -104,9 +132,7 @@ async fn duties(
         publisher.publish(db).await?;
         settler.settle(db).await?;
         publisher.publish(db).await?;
-        let (pending, oldest) = outbox::backlog(db).await?;
-        app.metrics.outbox_pending.set(pending);
-        app.metrics.outbox_oldest_seconds.set(oldest);
+        *app.leader_error.lock().expect("no holder panics") = None;
         if pruned.elapsed() > PRUNE {
             outbox::prune(db).await?;
             pruned = Instant::now();

@@ -31,6 +31,7 @@ mod connect;
 mod error;
 mod leader;
 mod live;
+mod location;
 mod metrics;
 mod publisher;
 mod registry;
@@ -44,6 +45,7 @@ mod views;
 
 pub use config::{Config, Listen};
 pub use error::{Error, Mistake};
+pub use location::Locations;
 
 use live::{Follower, Live};
 use metrics::Metrics;
@@ -57,7 +59,10 @@ const DRAIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) cluster: Cluster,
+    /// The names of all locations.
     pub(crate) locations: Vec<String>,
+    /// Who may use which of them.
+    pub(crate) whose_locations: Locations,
     pub(crate) kafka: KafkaConfig,
     pub(crate) admin: Arc<Admin>,
     pub(crate) store: Store,
@@ -130,14 +135,8 @@ async fn start_patiently(config: &Config) -> Result<Running, Error> {
 /// Transient: the database is away.
 pub async fn start(config: Config) -> Result<Running, Error> {
     let cluster = Cluster::new(&config.cluster)?;
-    for location in &config.locations {
-        if !hutong_transport::names::is_name(location) {
-            return Err(Error::field(
-                "locations",
-                format!("\"{location}\" is not a name"),
-            ));
-        }
-    }
+    config.locations.check()?;
+    let locations: Vec<String> = config.locations.names().map(str::to_owned).collect();
     let kafka = KafkaConfig::new(config.kafka.clone())?;
     let options: PgConnectOptions = config.database_url.parse()?;
     let store = Store::open(&config.database_url).await?;
@@ -153,10 +152,11 @@ pub async fn start(config: Config) -> Result<Running, Error> {
             store: store.clone(),
             cluster: cluster.clone(),
         },
-        live: Arc::new(Live::new(&config.locations)),
+        live: Arc::new(Live::new(&locations)),
         admin: Arc::new(Admin::new(&kafka)?),
         metrics: Metrics::new(),
-        locations: config.locations,
+        locations,
+        whose_locations: config.locations,
         leader_error: Mutex::new(None),
         cluster,
         kafka,
@@ -175,6 +175,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let mut duties = JoinSet::new();
     let options = options.application_name("hutong control plane leader");
     duties.spawn(leader::run(Arc::clone(&app), options, stopped.clone()));
+    duties.spawn(leader::watch_backlog(Arc::clone(&app), stopped.clone()));
 
     let apis = routes::build(&app);
     let mut servers = JoinSet::new();

@@ -144,10 +144,14 @@ impl Live {
         })
     }
 
-    /// Returns the table whose changes go to a topic.
-    pub(crate) fn table(&self, topic: &str) -> Option<Captured> {
+    /// Returns the table whose changes go to a topic, as its connector's location announced it. Other
+    /// locations may have announced the topic as well: one where the connector ran before, or one that
+    /// has no business with it. Where no connector captures it any more, any location will do.
+    pub(crate) fn table(&self, topic: &str, location: Option<&str>) -> Option<Captured> {
         let state = self.state.read().expect("no holder panics");
-        state.iter().find_map(|(location, known)| {
+        let is_meant = |name: &str| location.is_none_or(|location| location == name);
+        let meant = state.iter().filter(|(name, _)| is_meant(name));
+        meant.into_iter().find_map(|(location, known)| {
             Some(Captured {
                 location: location.clone(),
                 record: known.tables.get(topic)?.clone(),
@@ -403,6 +407,17 @@ impl Follower {
         if message.value.is_some() && table.is_none() {
             return;
         }
+        if table
+            .as_ref()
+            .is_some_and(|record: &TableRecord| !is_whole(record))
+        {
+            tracing::warn!(
+                location,
+                topic,
+                "a reported table whose key is none of its columns is skipped"
+            );
+            return;
+        }
         let put = |tables: &mut BTreeMap<String, TableRecord>| match table {
             Some(table) => tables.insert(topic.to_owned(), table),
             None => tables.remove(topic),
@@ -414,6 +429,12 @@ impl Follower {
                 .edit(location, |known| drop(put(&mut known.tables))),
         }
     }
+}
+
+/// Returns whether a table's key names columns that it has, on which whoever reads it relies.
+fn is_whole(record: &TableRecord) -> bool {
+    let columns = record.table.columns.len();
+    record.table.key.iter().all(|index| *index < columns)
 }
 
 /// Reads a record; one that cannot be read is reported and skipped, because a location that runs a

@@ -1,6 +1,8 @@
 //! The control plane's metrics: their names, what they say, and where they are kept.
 
-use prometheus::{Encoder, Gauge, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
 
 /// Requests answered.
 const REQUESTS: (&str, &str) = (
@@ -10,12 +12,22 @@ const REQUESTS: (&str, &str) = (
 /// Records that wait to be published.
 const OUTBOX_PENDING: (&str, &str) = (
     "hutong_control_outbox_pending_records",
-    "records that are durable here and not yet in Kafka; counted by the leader",
+    "records that are durable here and not yet in Kafka",
 );
 /// The age of the oldest of them.
 const OUTBOX_AGE: (&str, &str) = (
     "hutong_control_outbox_oldest_seconds",
     "age of the oldest record that is not yet in Kafka; rises while Kafka is away",
+);
+/// Records that were set aside.
+const OUTBOX_REFUSED: (&str, &str) = (
+    "hutong_control_outbox_refused_records",
+    "records that Kafka will never take and that were set aside",
+);
+/// How often leading failed.
+const LEADER_FAILURES: (&str, &str) = (
+    "hutong_control_leader_failures_total",
+    "how often this replica could not lead or stopped leading by an error",
 );
 /// Whether this replica leads.
 const LEADER: (&str, &str) = (
@@ -32,8 +44,12 @@ pub(crate) struct Metrics {
     pub(crate) outbox_pending: IntGauge,
     /// The age of the oldest of them.
     pub(crate) outbox_oldest_seconds: Gauge,
+    /// Records that were set aside.
+    pub(crate) outbox_refused: IntGauge,
     /// Whether this replica leads.
     pub(crate) leader: IntGauge,
+    /// How often leading failed.
+    pub(crate) leader_failures: IntCounter,
 }
 
 impl Metrics {
@@ -46,13 +62,17 @@ impl Metrics {
             requests: requests.expect(valid),
             outbox_pending: IntGauge::new(OUTBOX_PENDING.0, OUTBOX_PENDING.1).expect(valid),
             outbox_oldest_seconds: Gauge::new(OUTBOX_AGE.0, OUTBOX_AGE.1).expect(valid),
+            outbox_refused: IntGauge::new(OUTBOX_REFUSED.0, OUTBOX_REFUSED.1).expect(valid),
             leader: IntGauge::new(LEADER.0, LEADER.1).expect(valid),
+            leader_failures: IntCounter::new(LEADER_FAILURES.0, LEADER_FAILURES.1).expect(valid),
         };
-        let collectors: [Box<dyn prometheus::core::Collector>; 4] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 6] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.outbox_pending.clone()),
             Box::new(metrics.outbox_oldest_seconds.clone()),
             Box::new(metrics.leader.clone()),
+            Box::new(metrics.outbox_refused.clone()),
+            Box::new(metrics.leader_failures.clone()),
         ];
         for collector in collectors {
             metrics.registry.register(collector).expect(valid);

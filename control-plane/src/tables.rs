@@ -46,8 +46,14 @@ pub(crate) async fn list(app: &App, caller: &Caller) -> Result<Vec<CapturedTable
     let mut db = app.store.acquire().await?;
     let mut tables = Vec::new();
     for captured in app.live.tables() {
-        let claim = connectors::claim_of_topic(&mut db, &captured.record.topic).await?;
-        if !caller.is_platform() && claim.is_none_or(|claim| !caller.sees(&claim.owner)) {
+        let prefix = connectors::prefix_of_topic(&mut db, &captured.record.topic).await?;
+        let owner = prefix.as_ref().map(|prefix| prefix.owner.as_str());
+        if !caller.is_platform() && owner.is_none_or(|owner| !caller.sees(owner)) {
+            continue;
+        }
+        // A location that announced the topic before, or never may.
+        let location = prefix.and_then(|prefix| prefix.location);
+        if location.is_some_and(|location| location != captured.location) {
             continue;
         }
         let record = captured.record;

@@ -151,11 +151,14 @@ impl TopicSpec {
 }
 
 /// What the platform's own compacted topics have in common: segments so small that a start reads
-/// megabytes at most, and a cleaner that does not wait for half the log to be dirty.
-const COMPACTED_SMALL: [(&str, &str); 3] = [
+/// megabytes at most, and a cleaner that does not wait for half the log to be dirty. A record may be
+/// as large as a segment: a task grows with the views over its table, and one that the broker's
+/// default of 1 MB refuses would have been acknowledged and never reach a worker.
+const COMPACTED_SMALL: [(&str, &str); 4] = [
     ("cleanup.policy", "compact"),
     ("segment.bytes", "16777216"),
     ("min.cleanable.dirty.ratio", "0.1"),
+    ("max.message.bytes", "16777216"),
 ];
 
 /// Whose records a reader or an offset counts.

@@ -159,6 +159,8 @@ pub enum RequestKind {
     Validate,
     /// Read or change where a connector's task goes on.
     Offsets,
+    /// Count the rows that a change of a view would move. Of the task of a processor.
+    Preview,
     /// Log more or less. Not answered: every worker of the location is told.
     Levels,
 }

@@ -28,7 +28,12 @@ pub(super) enum Typed {
 }
 
 /// Checks a configuration by itself, all mistakes together.
-pub(super) fn check(app: &App, name: &str, mut properties: Properties) -> Result<Checked, Error> {
+pub(super) fn check(
+    app: &App,
+    caller: &Caller,
+    name: &str,
+    mut properties: Properties,
+) -> Result<Checked, Error> {
     if !is_name(name) {
         return Err(Error::field(
             "name",
@@ -57,7 +62,7 @@ pub(super) fn check(app: &App, name: &str, mut properties: Properties) -> Result
             .map(|config| (config.location.clone(), Typed::Sink(Box::new(config)))),
     };
     let (location, typed) = parsed.map_err(|errors| invalid(plugin, &errors))?;
-    let errors = refused_here(app, &location, &typed);
+    let errors = refused_here(app, caller, &location, &typed);
     if !errors.is_empty() {
         return Err(invalid(plugin, &errors));
     }
@@ -91,14 +96,10 @@ fn find_plugin(properties: &Properties) -> Result<&'static Plugin, Error> {
 }
 
 /// Returns what this installation refuses although it is right by itself.
-fn refused_here(app: &App, location: &str, typed: &Typed) -> Vec<PropertyError> {
+fn refused_here(app: &App, caller: &Caller, location: &str, typed: &Typed) -> Vec<PropertyError> {
     let mut errors = Vec::new();
-    if !app.locations.iter().any(|known| known == location) {
-        let known = app.locations.join(", ");
-        errors.push(PropertyError::new(
-            "hutong.location",
-            format!("\"{location}\" is not a location of this installation, which has {known}"),
-        ));
+    if let Some(refusal) = app.whose_locations.refusal(caller, location) {
+        errors.push(PropertyError::new("hutong.location", refusal));
     }
     if let Typed::Source(config) = typed {
         let (prefix, cluster) = (&config.topic_prefix, app.cluster.as_str());
@@ -228,6 +229,27 @@ pub(super) async fn refuse_claim(
                 "slot.name",
                 format!("slot \"{slot}\" of this database is used by {whose} already"),
             ));
+        }
+    }
+    if errors.is_empty() {
+        for kept in connectors::prefixes(tx, None).await? {
+            let (mine, kept_prefix) = (&claim.topic_prefix, &kept.prefix);
+            let overlaps =
+                mine == kept_prefix || under(mine, kept_prefix) || under(kept_prefix, mine);
+            if overlaps && kept.owner != claim.owner {
+                let whose = if caller.sees(&kept.owner) {
+                    kept.owner
+                } else {
+                    "another organisation".to_owned()
+                };
+                errors.push(PropertyError::new(
+                    "topic.prefix",
+                    format!(
+                        "\"{mine}\": topics under prefix \"{kept_prefix}\" belong to {whose}, with or \
+                         without a connector; once they are deleted, the platform can release the prefix"
+                    ),
+                ));
+            }
         }
     }
     if errors.is_empty() {

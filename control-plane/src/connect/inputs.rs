@@ -27,10 +27,19 @@ pub(super) async fn resolve_topics(
         if view_of(app, topic).is_some() {
             continue;
         }
-        let Some(captured) = app.live.table(topic) else {
+        let prefix = {
+            let mut db = app.store.acquire().await?;
+            connectors::prefix_of_topic(&mut db, topic).await?
+        };
+        let location = prefix
+            .as_ref()
+            .and_then(|prefix| prefix.location.as_deref());
+        let Some(captured) = app.live.table(topic, location) else {
             continue;
         };
-        if captured.record.table.key.is_empty() || !owns_table(app, caller, topic).await? {
+        let is_own =
+            caller.is_platform() || prefix.is_some_and(|prefix| caller.sees(&prefix.owner));
+        if captured.record.table.key.is_empty() || !is_own {
             continue;
         }
         if let Some(info) = app.admin.topic(topic).await? {
@@ -42,12 +51,6 @@ pub(super) async fn resolve_topics(
         }
     }
     Ok(found)
-}
-
-async fn owns_table(app: &App, caller: &Caller, topic: &str) -> Result<bool, Error> {
-    let mut db = app.store.acquire().await?;
-    let claim = connectors::claim_of_topic(&mut db, topic).await?;
-    Ok(caller.is_platform() || claim.is_some_and(|claim| caller.sees(&claim.owner)))
 }
 
 fn view_of<'a>(app: &App, topic: &'a str) -> Option<&'a str> {

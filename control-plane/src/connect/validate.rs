@@ -12,6 +12,7 @@ use crate::App;
 use crate::caller::{Caller, Role};
 use crate::error::Error;
 use crate::requests::{self, ANSWER_TIME, Question, Whom};
+use crate::store::connectors;
 
 /// What Kafka Connect answers to a validation.
 #[derive(Debug, Serialize, ToSchema)]
@@ -104,33 +105,40 @@ pub(crate) async fn validate(
     let location = complete
         .get("hutong.location")
         .map_or(hutong_transport::names::DEFAULT_LOCATION, String::as_str);
-    if !app.locations.iter().any(|known| known == location) && errors.is_empty() {
-        let known = app.locations.join(", ");
-        errors.push(PropertyError::new(
-            "hutong.location",
-            format!("\"{location}\" is not a location of this installation, which has {known}"),
-        ));
+    if let Some(refusal) = app.whose_locations.refusal(caller, location)
+        && errors.is_empty()
+    {
+        errors.push(PropertyError::new("hutong.location", refusal));
     }
     if errors.is_empty() {
-        errors = ask(app, caller, plugin, location, &complete).await?;
+        let owner = owner_of(app, caller, name).await?;
+        errors = ask(app, &owner, plugin, location, &complete).await?;
     }
     Ok(report(plugin, &properties, &errors))
+}
+
+/// Returns whose connector it is or would be: secrets are resolved for that organisation.
+async fn owner_of(app: &App, caller: &Caller, name: &str) -> Result<String, Error> {
+    let mut db = app.store.acquire().await?;
+    let existing = connectors::get(&mut db, name).await?;
+    let existing = existing.filter(|existing| caller.sees(&existing.owner));
+    Ok(existing.map_or_else(|| caller.owner.clone(), |existing| existing.owner))
 }
 
 /// Asks a worker at the location to validate with a real connection.
 async fn ask(
     app: &App,
-    caller: &Caller,
+    owner: &str,
     plugin: &Plugin,
     location: &str,
     properties: &Properties,
 ) -> Result<Vec<PropertyError>, Error> {
     let question = Question {
-        owner: &caller.owner,
+        owner,
         location,
         whom: Whom::Anyone,
         kind: RequestKind::Validate,
-        config: json!({"class": plugin.class, "properties": properties}),
+        config: json!({"owner": owner, "class": plugin.class, "properties": properties}),
     };
     Ok(match requests::ask(app, question).await? {
         Some(answer) => {

@@ -324,8 +324,8 @@ impl Registry {
         subject: &str,
     ) -> Result<Subject, Error> {
         caller.require(Role::Operator)?;
-        let found = visible(db, caller, subject, true).await?;
-        self.owner_of(db, caller, subject).await?;
+        let mut found = visible(db, caller, subject, true).await?;
+        found.owner = self.owner_of(db, caller, subject).await?;
         Ok(found)
     }
 
@@ -341,19 +341,21 @@ impl Registry {
                 "subject {subject} is the platform's own: views register their schemas by themselves"
             )));
         }
-        let others =
-            || Error::forbidden(format!("subject {subject} belongs to another organisation"));
-        if let Some(known) = schemas::subject(db, subject).await? {
-            return if caller.sees(&known.owner) {
-                Ok(known.owner)
-            } else {
-                Err(others())
-            };
-        }
-        match connectors::claim_of_topic(db, subject).await? {
-            Some(claim) if caller.sees(&claim.owner) => Ok(claim.owner),
-            Some(_) => Err(others()),
-            None => Ok(caller.owner.clone()),
+        // The prefix decides first: whoever was there before the connector must not own its subjects.
+        let prefix = connectors::prefix_of_topic(db, subject).await?;
+        let owner = match prefix {
+            Some(prefix) => Some(prefix.owner),
+            None => schemas::subject(db, subject)
+                .await?
+                .map(|known| known.owner),
+        };
+        match owner {
+            Some(owner) if caller.sees(&owner) => Ok(owner),
+            None if caller.is_platform() => Ok(caller.owner.clone()),
+            // The same words for what others have and for what nobody has.
+            Some(_) | None => Err(Error::forbidden(format!(
+                "subject {subject} is under no topic.prefix of your organisation"
+            ))),
         }
     }
 }

@@ -38,11 +38,12 @@ async fn readyz(State(app): State<Arc<App>>) -> Response {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (
-        status,
-        Json(json!({"ready": waiting.is_empty(), "waiting_for": waiting})),
-    )
-        .into_response()
+    let mut body = json!({"ready": waiting.is_empty(), "waiting_for": waiting});
+    // Does not end readiness: what is posted is durable, and another replica may publish it.
+    if let Some(error) = &*app.leader_error.lock().expect("no holder panics") {
+        body["cannot_publish"] = json!(error);
+    }
+    (status, Json(body)).into_response()
 }
 
 /// Metrics in Prometheus' text format.

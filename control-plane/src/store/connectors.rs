@@ -154,25 +154,72 @@ pub(crate) async fn claim(db: &mut PgConnection, claim: &Claim) -> Result<(), Er
     .bind(&claim.owner)
     .bind(&claim.topic_prefix)
     .bind(&claim.slot)
+    .execute(&mut *db)
+    .await?;
+    sqlx::query(
+        "insert into topic_prefix (prefix, owner) values ($1, $2) on conflict (prefix) do nothing",
+    )
+    .bind(&claim.topic_prefix)
+    .bind(&claim.owner)
+    .execute(&mut *db)
+    .await?;
+    // Subjects that the platform made before are those of topics that now have an owner.
+    sqlx::query(
+        "update subject set owner = $2 where view is null and starts_with(name, $1 || '.')",
+    )
+    .bind(&claim.topic_prefix)
+    .bind(&claim.owner)
     .execute(db)
     .await?;
     Ok(())
 }
 
-/// Returns the claim under whose prefix a topic lies.
-pub(crate) async fn claim_of_topic(
+/// Whose a topic prefix is, with all topics under it.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub(crate) struct Prefix {
+    /// The prefix.
+    pub(crate) prefix: String,
+    /// Its owner.
+    pub(crate) owner: String,
+    /// Where the connector runs that uses it, if one does.
+    pub(crate) location: Option<String>,
+}
+
+const PREFIX: &str = "select p.prefix, p.owner, c.location from topic_prefix p
+     left join source_claim s on s.topic_prefix = p.prefix
+     left join connector c on c.name = s.connector";
+
+/// Returns the prefix under which a topic lies.
+pub(crate) async fn prefix_of_topic(
     db: &mut PgConnection,
     topic: &str,
-) -> Result<Option<Claim>, Error> {
-    let row = sqlx::query_as(
-        "select connector, owner, topic_prefix, slot from source_claim
-         where starts_with($1, topic_prefix || '.')
-         order by length(topic_prefix) desc limit 1",
-    )
-    .bind(topic)
-    .fetch_optional(db)
-    .await?;
+) -> Result<Option<Prefix>, Error> {
+    let sql = sqlx::AssertSqlSafe(format!(
+        "{PREFIX} where starts_with($1, p.prefix || '.') order by length(p.prefix) desc limit 1"
+    ));
+    let row = sqlx::query_as(sql).bind(topic).fetch_optional(db).await?;
     Ok(row)
+}
+
+/// Returns the prefixes of all owners, or of one.
+pub(crate) async fn prefixes(
+    db: &mut PgConnection,
+    owner: Option<&str>,
+) -> Result<Vec<Prefix>, Error> {
+    let sql = sqlx::AssertSqlSafe(format!(
+        "{PREFIX} where $1::text is null or p.owner = $1 order by p.prefix"
+    ));
+    let rows = sqlx::query_as(sql).bind(owner).fetch_all(db).await?;
+    Ok(rows)
+}
+
+/// Forgets whose a prefix was.
+pub(crate) async fn release(db: &mut PgConnection, prefix: &str) -> Result<(), Error> {
+    sqlx::query("delete from topic_prefix where prefix = $1")
+        .bind(prefix)
+        .execute(db)
+        .await?;
+    Ok(())
 }
 
 /// An input of a sink.

@@ -48,9 +48,9 @@ pub(crate) struct New<'a> {
     pub(crate) value: Option<&'a str>,
 }
 
-/// The largest record that is accepted for publishing. Below what the topics take, so that what was
-/// acknowledged is never refused later.
-const RECORD_BYTES_MAX: usize = 32 << 20;
+/// The largest record that is accepted for publishing. Below what the topics take (16 MiB, with what
+/// Kafka puts around a record), so that what was acknowledged is not refused later.
+const RECORD_BYTES_MAX: usize = 15 << 20;
 
 /// Adds a record to the transaction's outbox.
 pub(crate) async fn add(db: &mut PgConnection, new: New<'_>) -> Result<(), Error> {

@@ -1,6 +1,8 @@
 //! Schemas, subjects and their versions. Whatever changes goes to `<cluster>.schemas`, from where
 //! workers read it.
 
+use std::collections::HashSet;
+
 use hutong_transport::names::Cluster;
 use hutong_transport::record::{Record, SchemaRecord, SubjectRecord, VERSION};
 use sqlx::PgConnection;
@@ -73,7 +75,7 @@ pub(crate) async fn subjects(
     Ok(rows)
 }
 
-/// Makes a subject unless it exists, and locks it until the transaction ends.
+/// Makes a subject unless it exists, says whose it is, and locks it until the transaction ends.
 pub(crate) async fn lock_subject(
     db: &mut PgConnection,
     name: &str,
@@ -82,7 +84,8 @@ pub(crate) async fn lock_subject(
 ) -> Result<(), Error> {
     sqlx::query(
         "insert into subject (name, owner, view) values ($1, $2, $3)
-         on conflict (name) do update set view = coalesce(subject.view, excluded.view)",
+         on conflict (name) do update
+         set view = coalesce(subject.view, excluded.view), owner = excluded.owner",
     )
     .bind(name)
     .bind(owner)
@@ -135,7 +138,10 @@ pub(crate) async fn issue_id(
     hash: &Hash,
     text: &str,
 ) -> Result<i32, Error> {
-    let find = || sqlx::query_scalar("select id from schema where hash = $1").bind(&hash[..]);
+    let find = || {
+        sqlx::query_scalar("select id from schema where hash = $1 order by id limit 1")
+            .bind(&hash[..])
+    };
     if let Some(id) = find().fetch_optional(&mut *db).await? {
         return Ok(id);
     }
@@ -167,7 +173,7 @@ async fn store_schema(
     text: &str,
 ) -> Result<(), Error> {
     sqlx::query(
-        "insert into schema (id, owner, hash, text) values ($1, $2, $3, $4) on conflict do nothing",
+        "insert into schema (id, owner, hash, text) values ($1, $2, $3, $4) on conflict (id) do nothing",
     )
     .bind(id)
     .bind(owner)
@@ -178,25 +184,82 @@ async fn store_schema(
     Ok(())
 }
 
+/// What the store knows of schemas, to be compared with the topic.
+pub(crate) struct Known {
+    /// The ids.
+    pub(crate) ids: HashSet<i32>,
+    /// The versions of subjects.
+    pub(crate) versions: HashSet<(String, i32)>,
+}
+
+/// Returns what the store knows.
+pub(crate) async fn known(db: &mut PgConnection) -> Result<Known, Error> {
+    let ids: Vec<i32> = sqlx::query_scalar("select id from schema")
+        .fetch_all(&mut *db)
+        .await?;
+    let versions: Vec<(String, i32)> =
+        sqlx::query_as("select subject, version from subject_version")
+            .fetch_all(db)
+            .await?;
+    Ok(Known {
+        ids: ids.into_iter().collect(),
+        versions: versions.into_iter().collect(),
+    })
+}
+
 /// Takes over a schema that was found in the topic and is not in the store, and never issues its id
 /// again. The topic knows more than the store only after the store was restored from a backup.
 pub(crate) async fn take_over(
     db: &mut PgConnection,
-    found: &SchemaRecord,
+    id: i32,
+    text: &str,
     hash: &Hash,
-) -> Result<bool, Error> {
-    let Ok(id) = i32::try_from(found.id) else {
-        return Ok(false);
-    };
-    let raised = sqlx::query("update schema_id_highest set id = $1 where id < $1")
+) -> Result<(), Error> {
+    sqlx::query("update schema_id_highest set id = $1 where id < $1")
         .bind(id)
         .execute(&mut *db)
         .await?;
-    if raised.rows_affected() == 0 {
-        return Ok(false);
-    }
-    store_schema(db, id, "platform", hash, &found.schema).await?;
-    Ok(true)
+    store_schema(db, id, "platform", hash, text).await
+}
+
+/// Takes over a version of a subject likewise. Whose it is follows from the topic's prefix, and for
+/// a view from the view; else it is the platform's.
+pub(crate) async fn take_over_version(
+    db: &mut PgConnection,
+    cluster: &Cluster,
+    found: &SubjectRecord,
+    schema_id: i32,
+) -> Result<(), Error> {
+    // <cluster>.view.<name>.g<n>-value
+    let of_view = found
+        .subject
+        .strip_prefix(cluster.as_str())
+        .and_then(|rest| rest.strip_prefix(".view."))
+        .and_then(|rest| rest.split('.').next());
+    sqlx::query(
+        "insert into subject (name, owner, view)
+         select $1, coalesce((select owner from view where name = $2),
+                             (select owner from topic_prefix where starts_with($1, prefix || '.')
+                              order by length(prefix) desc limit 1),
+                             'platform'), $2
+         on conflict do nothing",
+    )
+    .bind(&found.subject)
+    .bind(of_view)
+    .execute(&mut *db)
+    .await?;
+    sqlx::query(
+        "insert into subject_version (subject, version, owner, schema_id, deleted)
+         select $1, $2, (select owner from subject where name = $1), $3, $4
+         where exists (select from schema where id = $3) on conflict do nothing",
+    )
+    .bind(&found.subject)
+    .bind(found.version)
+    .bind(schema_id)
+    .bind(found.deleted)
+    .execute(db)
+    .await?;
+    Ok(())
 }
 
 /// Adds a version to a subject.

@@ -151,14 +151,14 @@ pub(crate) async fn remove(
 }
 
 /// Makes a task's version higher than one that was found in its topic, and publishes the task
-/// again; an unknown task's version is remembered for whoever takes its id. The topic knows more
-/// than the store only after the store was restored from a backup.
+/// again. A task that nobody wants is ended, and its version remembered for whoever takes its id. The
+/// topic knows more than the store only after the store was restored from a backup.
 pub(crate) async fn raise(
     db: &mut PgConnection,
     cluster: &Cluster,
     found: &TaskRecord,
     location: &str,
-) -> Result<bool, Error> {
+) -> Result<Raised, Error> {
     let found_version = i64::try_from(found.version).unwrap_or(i64::MAX - 1);
     let known: Option<(i64, Option<Value>)> =
         sqlx::query_as("select version, config from task where id = $1 for update")

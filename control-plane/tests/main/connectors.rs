@@ -713,3 +713,77 @@ fn changes_of_single_properties_at_the_same_time_are_all_kept() {
         platform.end().await;
     });
 }
+
+/// A connector's topics stay when it goes, and so does whose they are.
+#[test]
+fn a_prefix_once_used_belongs_to_its_first_owner_until_the_platform_releases_it() {
+    run(async {
+        let platform = Platform::with_kafka().await;
+        platform.ready().await;
+        let aic = platform.token("aic", "operator").await;
+        let qts = platform.token("qts", "operator").await;
+        let post = async |token: &str, name: &str, prefix: &str| {
+            let body = json!({"name": name, "config": source(prefix, name)});
+            platform
+                .send_as(token, Api::Connect, "POST", "/connectors", Some(body))
+                .await
+        };
+        post(&aic, "one", "aic").await.ok();
+        // What its worker announced stays in the topic of tables.
+        let table = crate::views::table("aic.public.t").encode();
+        let key = "aic.public.t".to_owned();
+        let tables = platform.cluster.tables("default");
+        platform.produce(tables, key, Some(table)).await;
+        let sees = async |token: &str| {
+            let seen = platform.send_as(token, Api::Platform, "GET", "/api/v1/tables", None);
+            seen.await.ok().as_array().unwrap().len()
+        };
+        until("the table is known", async || {
+            (sees(&aic).await == 1).then_some(()).ok_or(Value::Null)
+        })
+        .await;
+        platform
+            .send_as(&aic, Api::Connect, "DELETE", "/connectors/one", None)
+            .await
+            .ok();
+        let forgotten = platform.platform("DELETE", "/api/v1/deletions/one", None);
+        forgotten.await.ok();
+        for prefix in ["aic", "aic.public", "aic.public.t"] {
+            let words = "topics under prefix \"aic\" belong to another organisation";
+            post(&qts, "two", prefix).await.refuses(400, words);
+        }
+        assert_eq!(sees(&qts).await, 0);
+        assert_eq!(sees(&aic).await, 1);
+        post(&aic, "three", "aic").await.ok();
+        let release = async |token: &str, prefix: &str| {
+            let path = format!("/api/v1/prefixes/{prefix}");
+            platform
+                .send_as(token, Api::Platform, "DELETE", &path, None)
+                .await
+        };
+        assert_eq!(release(&aic, "aic").await.status, 403);
+        release(&platform.admin, "aic")
+            .await
+            .refuses(409, "is used by a connector");
+        release(&platform.admin, "no")
+            .await
+            .refuses(404, "there is no prefix");
+        platform
+            .send_as(&aic, Api::Connect, "DELETE", "/connectors/three", None)
+            .await
+            .ok();
+        platform
+            .platform("DELETE", "/api/v1/deletions/three", None)
+            .await
+            .ok();
+        assert_eq!(release(&platform.admin, "aic").await.status, 204);
+        post(&qts, "two", "aic").await.ok();
+        until("the tables of its former owner are forgotten", async || {
+            (sees(&qts).await == 0 && sees(&platform.admin).await == 0)
+                .then_some(())
+                .ok_or(Value::Null)
+        })
+        .await;
+        platform.end().await;
+    });
+}

@@ -292,7 +292,7 @@ fn an_organisation_finds_only_its_own_subjects_and_ids() {
             )
             .await;
         assert_eq!(planted.status, 403);
-        planted.refuses(40301, "belongs to another organisation");
+        planted.refuses(40301, "is under no topic.prefix of your organisation");
         let own = format!("/subjects/{}.view.x.g1-value/versions", platform.cluster);
         post(&platform, &own, record(ID))
             .await
@@ -329,6 +329,44 @@ fn registering_at_once_from_many_sides_yields_one_id_and_no_gap() {
             .await
             .ok();
         assert_eq!(next, json!({"id": 2}));
+        platform.end().await;
+    });
+}
+
+/// Whoever names a subject before its table is captured gets nothing by it.
+#[test]
+fn a_subject_cannot_be_squatted() {
+    run(async {
+        let platform = Platform::without_kafka().await;
+        let aic = platform.token("aic", "operator").await;
+        let qts = platform.token("qts", "operator").await;
+        let path = "/subjects/aic.public.t-value/versions";
+        let config = "/config/aic.public.t-value";
+        let none = json!({"compatibility": "NONE"});
+        let send = async |token: &str, method: &str, path: &str, body: Option<Value>| {
+            platform
+                .send_as(token, Api::Registry, method, path, body)
+                .await
+        };
+        for (method, path, body) in [
+            ("POST", path, record(ID_AND_NOTE)),
+            ("PUT", config, none.clone()),
+        ] {
+            let refused = send(&qts, method, path, Some(body)).await;
+            assert_eq!(refused.status, 403);
+            refused.refuses(40301, "is under no topic.prefix of your organisation");
+        }
+        // The platform may, and what it made becomes the provider's with the connector.
+        post(&platform, path, record(ID)).await.ok();
+        let connector = json!({"name": "aic", "config": source("aic", "aic")});
+        platform
+            .send_as(&aic, Api::Connect, "POST", "/connectors", Some(connector))
+            .await
+            .ok();
+        let latest = format!("{path}/latest");
+        assert_eq!(send(&aic, "GET", &latest, None).await.ok()["version"], 1);
+        assert_eq!(send(&qts, "GET", &latest, None).await.status, 404);
+        send(&aic, "PUT", config, Some(none)).await.ok();
         platform.end().await;
     });
 }
