@@ -124,7 +124,7 @@ impl Strict<'_> {
                     ],
                 ),
                 &[
-                    "the server asks for the password in clear text on a connection that is not encrypted",
+                    "the server asks for the password in clear text, and its certificate is not verified",
                     "the method scram-sha-256 in pg_hba.conf, or use database.sslmode=verify-full",
                 ],
             ),
