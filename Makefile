@@ -10,11 +10,13 @@ MACHETE_VERSION := 0.9.2
 KEEP ?=
 # How many seeds `make soak` runs.
 SEEDS ?= 10
+# Which benchmarks `make bench` runs, by the beginnings of their names; all if empty.
+ONLY ?=
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak up down fmt lint golden doc build prerequisites
+.PHONY: help demo test soak bench up down fmt lint golden doc build prerequisites
 
 help: ## Shows this list.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +31,9 @@ test: prerequisites ## Starts servers and runs every test.
 soak: prerequisites ## Repeats the kill test with SEEDS=n seeds.
 	$(CARGO) test --locked --package hutong --no-run
 	SOAK_SEEDS=$(SEEDS) $(HUTONG) local test -- $(CARGO) test --locked --package hutong --test main -- --nocapture every_change_is_delivered
+
+bench: prerequisites ## Measures speed and memory beside the machine's limits; ONLY="stream sink" picks.
+	$(CARGO) bench --locked --package hutong --bench main -- $(ONLY)
 
 up: build ## Starts a local platform on the standard ports.
 	$(HUTONG) up

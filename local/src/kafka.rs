@@ -15,7 +15,7 @@ use crate::tls::Certificates;
 use crate::{maven, port, prerequisites};
 
 /// The version that `servers/kafka.xml` names.
-const VERSION: &str = "4.3.1";
+pub const VERSION: &str = "4.3.1";
 /// A broker that is not ready by then will not be.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// What the broker logs when its listeners are open and its log is recovered.

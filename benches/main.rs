@@ -1,0 +1,56 @@
+//! What the platform does in a second, beside what the machine allows.
+//!
+//! Each benchmark runs the real program on a Kafka and PostgreSQL servers of its own, and its limit
+//! (the server's own tool, or the Kafka library alone) over the same data, one after the other, in
+//! turns. What counts is the median of the ratios of the pairs: a machine's speed drifts, and both
+//! halves of a pair drift alike.
+//!
+//! ```text
+//! make bench                       all of them
+//! make bench ONLY="stream sink"    those whose names begin so
+//! ```
+//!
+//! The table is printed, and written to `target/bench.json` as `{name, ours, limit, ratio, unit}`.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    reason = "a program that prints figures, of which three digits count"
+)]
+
+mod echo;
+mod figures;
+mod latency;
+mod load;
+mod process;
+mod sink;
+mod snapshot;
+mod stand;
+mod stream;
+mod view;
+
+use anyhow::Result;
+use figures::Figures;
+
+/// How often a pair is measured.
+const PAIRS: usize = 5;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    // `cargo bench` adds a flag of its own, `--bench`.
+    let only: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with("--"))
+        .collect();
+    let mut figures = Figures::new(only);
+    process::require_tools(&["psql", "pg_recvlogical"])?;
+    let mut stand = stand::Stand::start().await?;
+    figures.machine(&stand).await?;
+    stream::run(&mut stand, &mut figures).await?;
+    snapshot::run(&mut stand, &mut figures).await?;
+    view::run(&mut stand, &mut figures).await?;
+    sink::run(&mut stand, &mut figures).await?;
+    latency::run(&mut stand, &mut figures).await?;
+    figures.memory();
+    figures.write()
+}
