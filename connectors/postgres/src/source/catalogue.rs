@@ -81,7 +81,7 @@ pub(crate) enum Wanted {
 }
 
 /// The files of a table's rows, as SQL: of all its partitions, if it has any.
-const STORAGE: &str = "CASE WHEN c.relkind = 'p' THEN \
+pub(crate) const STORAGE: &str = "CASE WHEN c.relkind = 'p' THEN \
      (SELECT md5(string_agg(pg_relation_filenode(t.relid)::text, ',' ORDER BY t.relid)) \
      FROM pg_partition_tree(c.oid) t WHERE t.isleaf) \
      ELSE pg_relation_filenode(c.oid)::text END";

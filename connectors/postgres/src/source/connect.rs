@@ -7,6 +7,7 @@ use hutong_connectors_core::connection::{Connection, SslMode};
 use hutong_connectors_core::secret::Secret;
 use postgres_protocol::message::frontend;
 use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
@@ -167,8 +168,8 @@ async fn open_tcp(connection: &Connection) -> Result<TcpStream, Error> {
             } else {
                 TcpSocket::new_v6()?
             };
-            socket.set_keepalive(true)?;
             socket.set_nodelay(true)?;
+            notice_silence(&socket)?;
             socket.connect(address).await
         };
         match attempt.await {
@@ -180,6 +181,19 @@ async fn open_tcp(connection: &Connection) -> Result<TcpStream, Error> {
         std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address")
     });
     Err(io(connection)(failure))
+}
+
+/// Lets the system notice a peer that is gone without a word, such as one without power or behind a
+/// firewall that dropped the flow: by default that takes hours.
+fn notice_silence(socket: &TcpSocket) -> std::io::Result<()> {
+    let socket = SockRef::from(socket);
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(30))
+        .with_interval(Duration::from_secs(10));
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(60)))?;
+    Ok(())
 }
 
 async fn offers_tls(tcp: &mut TcpStream) -> std::io::Result<bool> {

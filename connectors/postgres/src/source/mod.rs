@@ -42,6 +42,7 @@ mod publication;
 mod readers;
 mod relation_change;
 mod side;
+mod silent_change;
 mod slot;
 mod sql;
 mod startup;

@@ -424,6 +424,23 @@ impl Comparison<'_> {
     }
 }
 
+/// Returns what is wrong with the topic of a table whose rows were written anew: a column that it
+/// carries holds values of another type. The files have changed; whether anything else has is told
+/// here.
+pub(crate) fn written_anew(known: &KnownTable, table: &Table) -> Option<String> {
+    known.columns.iter().find_map(|before| {
+        let now = table.column(before.attnum)?;
+        let is_as_before =
+            (now.type_oid, now.type_modifier) == (before.type_oid, before.type_modifier);
+        (!is_as_before).then(|| {
+            format!(
+                "column \"{}\" changed its type (now {})",
+                before.name, now.type_text
+            )
+        })
+    })
+}
+
 /// Whether the values of a type are carried as those of another one: by the same Avro type, or as
 /// numbers with more digits before the point.
 fn is_carried_alike(was: SqlType, now: SqlType, is_key: bool) -> bool {

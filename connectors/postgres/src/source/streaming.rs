@@ -37,6 +37,7 @@ use super::delivery::{Delivery, Flow, more_confirmed, stopped};
 use super::error::Error;
 use super::pgoutput::{Piece, piece, status_update};
 use super::side::Side;
+use super::silent_change::Watch;
 use super::{slot, sql, toast};
 
 /// How often time-driven work is looked at.
@@ -74,6 +75,7 @@ pub(crate) struct Streaming {
     /// When progress was shown last.
     pub(crate) shown_at: Instant,
     pub(crate) pace: OverallPace,
+    pub(crate) watch: Watch,
     /// Whether the stream ends when all tables are read.
     pub(crate) ends_after_reading: bool,
     /// The newest place that the server has spoken of.
@@ -120,6 +122,7 @@ impl Streaming {
             asked_at: now,
             shown_at: now,
             pace: OverallPace::default(),
+            watch: Watch::default(),
             ends_after_reading: false,
             received: lsn,
             durable: Lsn(0),
@@ -469,6 +472,7 @@ impl Streaming {
         }
         self.read_lag_by_time().await;
         self.look_at_visible().await;
+        self.look_for_silent_changes().await?;
         self.advance_idle().await
     }
 

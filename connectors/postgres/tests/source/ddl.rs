@@ -668,3 +668,28 @@ async fn a_transaction_done_in_part_goes_on_with_the_columns_that_it_has_then() 
     assert_eq!(changes(&platform, "p.public.t"), log);
     assert_holds(&platform, &database, "t").await;
 }
+
+/// Nothing is sent for these, and the topic says something else from then on.
+#[tokio::test]
+async fn a_change_that_no_event_tells_of_is_noticed() {
+    let database = Database::create(SETUP).await;
+    let platform = Platform::default();
+    let running = Running::start(&database, &platform, &[]).await;
+    platform.until_streaming().await;
+    database
+        .execute("ALTER TABLE t ALTER COLUMN n TYPE bigint USING n * 1000")
+        .await;
+    database
+        .execute("INSERT INTO beside VALUES (5); TRUNCATE beside; INSERT INTO beside VALUES (6)")
+        .await;
+    let error = platform.until_failed("public.t").await;
+    assert!(
+        error.contains("column \"n\" changed its type (now bigint)"),
+        "{error}"
+    );
+    database.execute("DROP TABLE beside").await;
+    let error = platform.until_failed("public.beside").await;
+    assert!(error.contains("it was dropped"), "{error}");
+    running.stop().await.unwrap();
+    assert_eq!(changes(&platform, "p.public.beside").len(), 3);
+}
