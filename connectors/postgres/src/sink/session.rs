@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use hutong_connectors_core::connection::{Connection, SslMode};
+use hutong_connectors_core::connection::Connection;
 use hutong_connectors_core::secret::Secret;
 use tokio_postgres::Client;
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::config::SslNegotiation;
+
+use guard::Guard;
 
 use super::error::{DatabaseError, Error};
+
+mod guard;
 
 /// How a session behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,39 +100,27 @@ async fn connect(
     if let Some(password) = password {
         config.password(password.reveal());
     }
-    let failed = |error: tokio_postgres::Error| Error::Connect {
-        place: place(connection),
-        user: connection.user.clone(),
-        source: error.into(),
-    };
     let tls = crate::tls::client_config(&connection.tls).map_err(|error| Error::Tls {
         reason: error.to_string(),
     })?;
-    match tls {
-        None => {
-            config.ssl_mode(tokio_postgres::config::SslMode::Disable);
-            let (client, connection) = config
-                .connect(tokio_postgres::NoTls)
-                .await
-                .map_err(failed)?;
+    // The driver asks the guard for a stream in any case, and the guard negotiates.
+    config
+        .ssl_mode(tokio_postgres::config::SslMode::Require)
+        .ssl_negotiation(SslNegotiation::Direct);
+    let guard = Guard::new(connection.tls.mode, tls);
+    match config.connect(guard.clone()).await {
+        Ok((client, connection)) => {
             drive(connection);
             Ok(client)
         }
-        Some(tls) => {
-            config.ssl_mode(match connection.tls.mode {
-                SslMode::Disable => tokio_postgres::config::SslMode::Disable,
-                SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
-                SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => {
-                    tokio_postgres::config::SslMode::Require
-                }
-            });
-            let (client, connection) = config
-                .connect(MakeRustlsConnect::new(tls))
-                .await
-                .map_err(failed)?;
-            drive(connection);
-            Ok(client)
-        }
+        Err(_) if guard.has_refused() => Err(Error::ClearText {
+            place: place(connection),
+        }),
+        Err(error) => Err(Error::Connect {
+            place: place(connection),
+            user: connection.user.clone(),
+            source: error.into(),
+        }),
     }
 }
 
