@@ -99,6 +99,11 @@ impl Bench {
         .unwrap()
     }
 
+    /// Returns the workers' `secrets.dir`.
+    pub(crate) fn secrets_dir(&self) -> &std::path::Path {
+        self.data_dir.path()
+    }
+
     pub(crate) fn worker(&self, instance_id: &str) -> Worker {
         Worker::start(self.config(instance_id, &self.bootstrap))
     }

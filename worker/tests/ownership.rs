@@ -134,3 +134,56 @@ async fn a_worker_that_starts_before_its_broker_waits_and_then_works() {
     worker.is_ready().await;
     worker.stop().await;
 }
+
+/// Whoever may have a configuration validated chooses the server to which a password goes, so nothing
+/// but the asker's own secrets may be resolved: not another organisation's, not the worker's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_validation_resolves_the_secrets_of_who_asks_and_no_others() {
+    let bench = Bench::new("secrets").await;
+    let database = Database::new(&bench).await;
+    // As a source that nothing keeps from running, apart from its password.
+    database
+        .sql("CREATE TABLE person (id int PRIMARY KEY, name text)")
+        .await;
+    let dir = bench.secrets_dir();
+    std::fs::write(dir.join("master"), "the worker's own").unwrap();
+    for owner in ["aic", "qts"] {
+        std::fs::create_dir(dir.join(owner)).unwrap();
+        std::fs::write(dir.join(owner).join("db"), "not asked for").unwrap();
+    }
+    let worker = bench.worker("worker-1");
+    let references = [
+        ("own", "qts", "${directory:.:db}".to_owned()),
+        ("master", "qts", "${directory:..:master}".to_owned()),
+        ("other", "qts", "${directory:../aic:db}".to_owned()),
+        (
+            "absolute",
+            "qts",
+            format!("${{directory:{}:master}}", dir.display()),
+        ),
+        ("platform", "platform", "${directory:..:master}".to_owned()),
+        ("nobody", "", "${directory:.:master}".to_owned()),
+    ];
+    for (name, owner, reference) in &references {
+        let mut properties = database.properties("public.person");
+        properties["database.password"] = json!(reference);
+        let config = json!({ "owner": owner, "class": SOURCE_CLASS, "properties": properties });
+        bench.ask(&request(name, now_ms() + 60_000, config)).await;
+    }
+    let patience = Duration::from_secs(30);
+    for (name, ..) in &references {
+        let answer = bench.answer(name, patience).await.unwrap();
+        let errors: Vec<String> = answer
+            .errors
+            .iter()
+            .map(|error| format!("{}: {}", error.property, error.message))
+            .collect();
+        let refused = errors
+            .iter()
+            .any(|error| error.starts_with("database.password: could not resolve"));
+        assert_eq!(refused, *name != "own", "{name}: {errors:?}");
+        assert!(!errors.concat().contains("the worker's own"), "{errors:?}");
+    }
+    worker.stop().await;
+    database.remove().await;
+}
