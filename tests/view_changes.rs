@@ -266,7 +266,7 @@ async fn a_withdrawn_column_is_nowhere_any_more_and_the_rows_are_filled_anew() -
             "select count(*)::text from public.in_people where phone is not null",
         )
         .await?;
-        Ok(if left == ["0"] { Ok(()) } else { Err(left) })
+        Ok(if left == ["0"] { Ok(()) } else { Err(left.concat()) })
     })
     .await?;
     // And the subscriber's registry shows the new generation's schemas only.
@@ -405,7 +405,7 @@ async fn a_validity_that_was_shortened_ends_without_the_control_plane() -> Resul
             "select count(*)::text from public.in_people",
         )
         .await?;
-        Ok(if left == ["0"] { Ok(()) } else { Err(left) })
+        Ok(if left == ["0"] { Ok(()) } else { Err(left.concat()) })
     })
     .await?;
     let topic = view_topic(&world, "people", 1);
