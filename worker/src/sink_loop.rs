@@ -22,88 +22,61 @@
 //! # Errors
 //!
 //! A definite error stops its input and not the others: the subscriber's other tables go on, and the
-//! input's state says why. When no input is left the task fails. Every other class ends the attempt.
+//! input's state says why. When no input is left the task is FAILED. What keeps one input from being
+//! opened for a while, a topic that is gone or a table that somebody has locked, is waited out by that
+//! input alone. Every other error ends the attempt.
 //!
-//! # Revocation
+//! # The end of a grant
 //!
 //! An input that is revoked, or whose grant has run out by the later of our clock and the broker's,
-//! has no lane: its table is emptied and its positions are forgotten, whatever else goes on. That
-//! needs no topic, which may be gone by then.
+//! has no lane: its table is emptied and its positions are forgotten. That needs no topic, which may
+//! be gone by then. It is carried out whatever else is wanted or wrong: beside the lanes of other
+//! inputs, of an input that has failed, in a task that is FAILED, and in one that is paused or
+//! stopped, of which the attempt does nothing else. What keeps it from succeeding is shown and tried
+//! again.
+//!
+//! # New versions
+//!
+//! A new version of the task is taken up in place as long as it lists the same inputs: only a lane
+//! whose topic or generation changed begins anew. A new generation first takes away what it must not
+//! show, before its topic or its schemas are looked at.
 
 mod batch;
 mod board;
+mod dead_letters;
 mod decoding;
+mod input;
 mod lane;
+mod opening;
+mod slot;
 mod stamp;
+mod types;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use futures::future::join_all;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use hutong_connectors_core::SINK_CLASS;
 use hutong_connectors_core::jdbc_sink::Config;
 use hutong_connectors_core::secret::Secret;
 use hutong_connectors_postgres::sink::{SessionSettings, Sink};
 use hutong_schemas::class::Class;
 use hutong_schemas::table::TableId;
-use serde::Deserialize;
+use hutong_transport::record::{TargetState, TaskState};
 use tokio::sync::watch;
 
 use self::board::{Board, InputState};
-use self::lane::Lane;
+use self::input::{Input, Wanted};
+use self::lane::Orders;
+use self::opening::Undelivered;
+use self::slot::{Phase, Step, Wish, backoff, next_step};
 use crate::task::{Stopped, TaskContext, TaskError};
-
-/// A sink's task as the control plane writes it.
-#[derive(Debug, Deserialize)]
-struct SinkTask {
-    class: String,
-    properties: BTreeMap<String, String>,
-    inputs: Vec<Input>,
-}
-
-/// A view or a table's topic that goes into a table.
-#[derive(Clone, Debug, Deserialize)]
-struct Input {
-    /// As the user names it: a view's without its generation.
-    name: String,
-    /// The topic as Kafka has it.
-    topic: String,
-    /// What tells the topic from another of its name.
-    topic_id: String,
-    #[serde(default)]
-    view: Option<String>,
-    #[serde(default)]
-    generation: u64,
-    #[serde(default)]
-    version: u64,
-    state: Target,
-    /// When the grant ends, in milliseconds since 1970.
-    #[serde(default)]
-    valid_until_ms: Option<i64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Target {
-    Live,
-    Revoked,
-}
-
-impl Input {
-    fn is_live(&self, now_ms: i64) -> bool {
-        self.state == Target::Live && !self.has_expired(now_ms)
-    }
-
-    fn has_expired(&self, now_ms: i64) -> bool {
-        self.valid_until_ms.is_some_and(|end| end <= now_ms)
-    }
-}
 
 /// How often the state is shown and grants are looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// How often an emptying that cannot succeed until a person acts is tried.
+const EMPTYING_RETRY: Duration = Duration::from_secs(30);
 
 /// Runs one attempt.
 ///
@@ -115,8 +88,39 @@ const TICK: Duration = Duration::from_secs(1);
 ///
 /// Dropping it is as safe as a crash.
 pub(crate) async fn run(ctx: TaskContext) -> Result<Stopped, TaskError> {
-    let attempt = Attempt::new(ctx)?;
-    attempt.run().await
+    let rest = match ctx.task.target {
+        TargetState::Paused => Some(TaskState::Paused),
+        TargetState::Stopped => Some(TaskState::Stopped),
+        TargetState::Running | TargetState::Deleted => None,
+    };
+    if let Some(state) = rest {
+        ctx.status.set_state(state, None);
+    }
+    match Attempt::new(ctx.clone(), rest) {
+        Ok(attempt) => Box::pin(attempt.run()).await,
+        Err(error) if rest.is_some() => wait(ctx, &error).await,
+        Err(error) => Err(error),
+    }
+}
+
+/// A paused task whose configuration cannot be used has nothing to guard with.
+async fn wait(mut ctx: TaskContext, error: &TaskError) -> Result<Stopped, TaskError> {
+    tracing::warn!(
+        task = ctx.task.task,
+        error = error.message,
+        "a task that rests cannot be read"
+    );
+    ctx.status.took_up(ctx.task.version);
+    let version = ctx.task.version;
+    tokio::select! {
+        stopped = ctx.stop.wait_for(|stop| *stop) => drop(stopped),
+        newer = ctx.newest.wait_for(|newest| newest.version != version) => drop(newer),
+    }
+    Ok(if *ctx.stop.borrow() {
+        Stopped::Asked
+    } else {
+        Stopped::ForNewVersion
+    })
 }
 
 /// Nothing is given up: the rows stay with the subscriber as Kafka Connect's users expect, and their
@@ -134,110 +138,15 @@ pub(crate) async fn delete(ctx: TaskContext) -> Result<(), TaskError> {
     Ok(())
 }
 
-struct Attempt {
+/// What all inputs share, also those that are being worked on.
+struct Shared {
     ctx: TaskContext,
-    config: Arc<Config>,
+    config: Config,
     password: Option<Secret>,
-    /// Each with its table.
-    inputs: Vec<(Input, TableId)>,
-    board: Arc<Board>,
+    board: Board,
 }
 
-impl Attempt {
-    fn new(ctx: TaskContext) -> Result<Self, TaskError> {
-        let task: SinkTask = serde_json::from_value(ctx.task.config.clone()).map_err(|error| {
-            let message = format!("the task of the sink cannot be read: {error}");
-            TaskError::new(Class::Definite, message)
-        })?;
-        let config = parse(&ctx, &task)?;
-        let password = match &config.connection.password {
-            Some(reference) => Some(ctx.secrets.resolve(reference)?),
-            None => None,
-        };
-        let mut inputs = Vec::new();
-        for input in task.inputs {
-            let table = config.table_of(&input.name).map_err(|message| {
-                TaskError::new(Class::Definite, format!("input {}: {message}", input.name))
-            })?;
-            inputs.push((input, table));
-        }
-        let board = Arc::new(Board::new(&ctx, &inputs));
-        Ok(Self {
-            ctx,
-            config: Arc::new(config),
-            password,
-            inputs,
-            board,
-        })
-    }
-
-    async fn run(self) -> Result<Stopped, TaskError> {
-        let now_ms = self.ctx.clock.latest_ms();
-        for (index, (input, table)) in self.inputs.iter().enumerate() {
-            if !input.is_live(now_ms) {
-                self.empty(index, input, table).await?;
-            }
-        }
-        let (quit, quitting) = watch::channel(false);
-        let this = &self;
-        let opening = this.inputs.iter().enumerate();
-        let opening = opening.filter(|(_, (input, _))| input.is_live(now_ms)).map(
-            |(index, (input, table))| async move { (index, this.open(index, input, table).await) },
-        );
-        let mut lanes = FuturesUnordered::new();
-        for (index, opened) in join_all(opening).await {
-            match opened {
-                Ok(lane) => {
-                    let quitting = quitting.clone();
-                    lanes.push(async move { (index, Box::pin(lane.run(quitting)).await) });
-                }
-                Err(error) => self.fail(index, error)?,
-            }
-        }
-        self.ctx.status.running();
-        self.ctx.status.took_up(self.ctx.task.version);
-        self.board.publish_now();
-        let mut stop = self.ctx.stop.clone();
-        let mut newest = self.ctx.newest.clone();
-        let mut ticks = tokio::time::interval(TICK);
-        loop {
-            if self.must_end() {
-                quit.send_replace(true);
-                if lanes.is_empty() {
-                    break;
-                }
-            }
-            tokio::select! {
-                Some((index, ended)) = lanes.next(), if !lanes.is_empty() => {
-                    if let Err(error) = ended {
-                        self.fail(index, error)?;
-                    }
-                }
-                _ = stop.changed() => {}
-                _ = newest.changed() => {}
-                _ = ticks.tick() => self.board.publish(),
-            }
-        }
-        self.board.publish();
-        if *self.ctx.stop.borrow() {
-            Ok(Stopped::Asked)
-        } else {
-            Ok(Stopped::ForNewVersion)
-        }
-    }
-
-    /// Returns whether the attempt shall end: asked to, for a newer version, or because a grant has
-    /// just run out, which the next attempt carries out.
-    fn must_end(&self) -> bool {
-        let now_ms = self.ctx.clock.latest_ms();
-        let has_just_expired = |(index, (input, _)): (usize, &(Input, TableId))| {
-            input.has_expired(now_ms) && self.board.state(index) == InputState::Live
-        };
-        *self.ctx.stop.borrow()
-            || self.ctx.newest.borrow().version != self.ctx.task.version
-            || self.inputs.iter().enumerate().any(has_just_expired)
-    }
-
+impl Shared {
     async fn connect(&self) -> Result<Sink, TaskError> {
         let settings = SessionSettings {
             group_session_timeout: self.ctx.session_timeout,
@@ -245,68 +154,299 @@ impl Attempt {
         };
         Ok(Sink::open(&self.config, self.password.as_ref(), settings).await?)
     }
+}
 
-    async fn open(&self, index: usize, input: &Input, table: &TableId) -> Result<Lane, TaskError> {
-        let sink = self.connect().await?;
-        let lane = lane::open(
-            &self.ctx,
-            Arc::clone(&self.board),
-            index,
-            input,
-            table.clone(),
-            sink,
-            self.config.batch_bytes_max,
-            self.config.batch_time_max,
-        );
-        Box::pin(lane).await
+struct Attempt {
+    shared: Arc<Shared>,
+    /// The state of a task that is not to deliver.
+    rest: Option<TaskState>,
+    wanted: Wanted,
+    version: u64,
+    /// The version that was last reported as taken up.
+    reported: Option<u64>,
+    slots: Vec<Slot>,
+    /// The definite error that stopped an input last.
+    last_error: Option<TaskError>,
+}
+
+/// One input and what is done about it.
+struct Slot {
+    phase: Phase,
+    /// The input as it was when what goes on began.
+    taken: Input,
+    /// The end of the grant that was found to have passed: two clocks may differ about it, once.
+    expired_ms: Option<i64>,
+    failures: u32,
+    orders: watch::Sender<Orders>,
+}
+
+/// How the work on an input ended.
+enum Done {
+    Delivered(Result<(), Undelivered>),
+    Emptied(Result<Option<u64>, TaskError>),
+}
+
+type Works = FuturesUnordered<BoxFuture<'static, (usize, Done)>>;
+
+impl Attempt {
+    fn new(ctx: TaskContext, rest: Option<TaskState>) -> Result<Self, TaskError> {
+        let wanted = Wanted::read(&ctx.task)?;
+        let mut config = wanted.config.clone();
+        let password = ctx.secrets.unlock(&mut config.connection)?;
+        let slots = wanted.inputs.iter().map(|(input, _)| Slot {
+            phase: Phase::New,
+            taken: input.clone(),
+            expired_ms: None,
+            failures: 0,
+            orders: watch::Sender::new(Orders::default()),
+        });
+        Ok(Self {
+            slots: slots.collect(),
+            version: ctx.task.version,
+            reported: None,
+            rest,
+            last_error: None,
+            shared: Arc::new(Shared {
+                board: Board::new(&ctx, &wanted.inputs),
+                config,
+                password,
+                ctx,
+            }),
+            wanted,
+        })
     }
 
-    async fn empty(&self, index: usize, input: &Input, table: &TableId) -> Result<(), TaskError> {
-        let emptied = async {
-            let mut sink = self.connect().await?;
-            let rows = sink.empty(table, &input.topic).await?;
-            Ok::<_, TaskError>(rows)
-        };
-        match Box::pin(emptied).await {
-            Ok(rows) => {
-                if let Some(rows) = rows {
-                    tracing::info!(task = self.ctx.task.task, %table, rows, "a table was emptied");
-                }
-                self.board.emptied(index, rows.unwrap_or(0));
-                Ok(())
+    async fn run(mut self) -> Result<Stopped, TaskError> {
+        let mut works = Works::new();
+        let mut stop = self.shared.ctx.stop.clone();
+        let mut newest = self.shared.ctx.newest.clone();
+        let mut opened = self.shared.board.changes();
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            let must_end = !self.take_up() || *stop.borrow_and_update();
+            if must_end && works.is_empty() {
+                break;
             }
-            Err(error) => self.fail(index, error),
+            for index in 0..self.slots.len() {
+                self.step(index, must_end, &mut works);
+            }
+            self.report();
+            tokio::select! {
+                Some((index, done)) = works.next(), if !works.is_empty() => self.after(index, done)?,
+                changed = stop.changed() => ended(changed).await,
+                changed = newest.changed() => ended(changed).await,
+                changed = opened.changed() => ended(changed).await,
+                _ = ticks.tick() => self.shared.board.publish(),
+            }
+        }
+        self.shared.board.publish();
+        if *self.shared.ctx.stop.borrow() {
+            Ok(Stopped::Asked)
+        } else {
+            Ok(Stopped::ForNewVersion)
         }
     }
 
-    /// Notes a definite error of one input; passes on every other, and the last definite one when no
-    /// input is left.
-    fn fail(&self, index: usize, error: TaskError) -> Result<(), TaskError> {
-        let (input, table) = &self.inputs[index];
-        let error = error.context(format_args!("{} into {table}", input.name));
-        if error.class != Class::Definite {
-            return Err(error);
+    /// Takes up what is newly wanted; false if that needs a new attempt.
+    fn take_up(&mut self) -> bool {
+        let newest = Arc::clone(&self.shared.ctx.newest.borrow());
+        if newest.version == self.version {
+            return true;
         }
-        tracing::error!(
-            task = self.ctx.task.task, topic = input.topic, %table, error = error.message,
-            "an input of a sink has stopped"
-        );
-        self.board.failed(index, error.report());
-        if self.board.all_failed() {
-            return Err(error);
+        let wanted = match Wanted::read(&newest) {
+            Ok(wanted) if self.wanted.is_taken_up_by(&wanted) => wanted,
+            // The next attempt says what is wrong.
+            Ok(_) | Err(_) => return false,
+        };
+        self.wanted = wanted;
+        self.version = newest.version;
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let (input, _) = &self.wanted.inputs[index];
+            self.shared.board.wants(index, input);
+            slot.orders.send_if_modified(|orders| {
+                let is_news = orders.fill_ends != input.fill_ends;
+                orders.fill_ends.clone_from(&input.fill_ends);
+                is_news
+            });
+        }
+        true
+    }
+
+    fn step(&mut self, index: usize, must_end: bool, works: &mut Works) {
+        let now_ms = self.shared.ctx.clock.latest_ms();
+        let (input, table) = &self.wanted.inputs[index];
+        let slot = &mut self.slots[index];
+        let was_expired = slot.expired_ms.is_some() && slot.expired_ms == input.valid_until_ms;
+        let has_ended = was_expired || input.has_ended(now_ms);
+        if has_ended {
+            slot.expired_ms = input.valid_until_ms;
+        }
+        let wish = if has_ended {
+            Wish::Empty
+        } else if self.rest.is_some() {
+            Wish::Leave
+        } else {
+            Wish::Deliver
+        };
+        if must_end {
+            // What is being emptied is emptied: it is the quickest way to be done with it.
+            if slot.phase == (Phase::Delivering { is_ending: false }) {
+                slot.end();
+            }
+            return;
+        }
+        let is_new = !slot.taken.is_delivered_as(input)
+            || (slot.phase == Phase::Failed && slot.taken != *input);
+        let board = &self.shared.board;
+        match next_step(wish, slot.phase, is_new, Instant::now()) {
+            Step::Wait => {}
+            Step::End => slot.end(),
+            Step::Leave => {
+                slot.phase = Phase::Left;
+                slot.taken = input.clone();
+                board.is(index, InputState::Left);
+            }
+            Step::Deliver => {
+                slot.begin(Phase::Delivering { is_ending: false }, input);
+                board.is(index, InputState::Opening);
+                let (shared, orders) = (Arc::clone(&self.shared), slot.orders.subscribe());
+                let (input, table) = (input.clone(), table.clone());
+                works.push(Box::pin(async move {
+                    let delivered = opening::deliver(&shared, index, &input, &table, orders).await;
+                    (index, Done::Delivered(delivered))
+                }));
+            }
+            Step::Empty => {
+                slot.begin(Phase::Emptying, input);
+                board.is(index, InputState::Emptying);
+                let (shared, name) = (Arc::clone(&self.shared), input.name.clone());
+                let table = table.clone();
+                works.push(Box::pin(async move {
+                    let emptied = empty(&shared, &name, &table).await;
+                    (index, Done::Emptied(emptied))
+                }));
+            }
+        }
+    }
+
+    /// Notes how the work on an input ended; an error that is not the input's alone is returned.
+    fn after(&mut self, index: usize, done: Done) -> Result<(), TaskError> {
+        let (input, table) = &self.wanted.inputs[index];
+        let slot = &mut self.slots[index];
+        let board = &self.shared.board;
+        let named = |error: TaskError| error.context(format_args!("{} into {table}", input.name));
+        match done {
+            Done::Delivered(Ok(())) => slot.phase = Phase::New,
+            Done::Delivered(Err(Undelivered::Attempt(error))) => {
+                let error = named(error);
+                if error.class != Class::Definite {
+                    return Err(error);
+                }
+                tracing::error!(
+                    task = self.shared.ctx.task.task, topic = input.topic, %table,
+                    error = error.message, "an input of a sink has stopped"
+                );
+                slot.phase = Phase::Failed;
+                board.failed(index, error.report());
+                self.last_error = Some(error);
+            }
+            Done::Delivered(Err(Undelivered::Input(error))) => {
+                let error = named(error);
+                let after = backoff(slot.failures);
+                slot.wait(after);
+                tracing::warn!(
+                    task = self.shared.ctx.task.task, topic = input.topic, %table,
+                    error = error.message, "an input of a sink waits"
+                );
+                board.waits(index, InputState::Waiting, error.report());
+            }
+            Done::Emptied(Ok(rows)) => {
+                slot.phase = Phase::Emptied;
+                slot.failures = 0;
+                board.emptied(index, rows.unwrap_or(0));
+            }
+            Done::Emptied(Err(error)) => {
+                let error = named(error);
+                let after = match error.class {
+                    Class::Definite => EMPTYING_RETRY,
+                    Class::Transient | Class::Fenced | Class::Fatal => backoff(slot.failures),
+                };
+                slot.wait(after);
+                tracing::error!(
+                    task = self.shared.ctx.task.task, %table, error = error.message,
+                    "a table whose grant has ended could not be emptied"
+                );
+                board.waits(index, InputState::Emptying, error.report());
+            }
         }
         Ok(())
     }
+
+    /// Says how the task fares once every input has got somewhere.
+    fn report(&mut self) {
+        let board = &self.shared.board;
+        if board.any(InputState::Opening) {
+            return;
+        }
+        for slot in &mut self.slots {
+            if matches!(slot.phase, Phase::Delivering { .. }) {
+                slot.failures = 0;
+            }
+        }
+        let status = &self.shared.ctx.status;
+        let failed = self.last_error.as_ref().filter(|_| board.all_failed());
+        let state = match (self.rest, failed) {
+            (Some(rest), _) => (rest, None),
+            (None, Some(error)) => (TaskState::Failed, Some(error.status_report())),
+            (None, None) => (TaskState::Running, None),
+        };
+        if status.state() != state {
+            let is_failed = i64::from(state.0 == TaskState::Failed);
+            let gauge = &self.shared.ctx.metrics.task_failed;
+            gauge
+                .with_label_values(&[&self.shared.ctx.task.task])
+                .set(is_failed);
+            status.set_state(state.0, state.1);
+        }
+        if self.reported != Some(self.version) {
+            self.reported = Some(self.version);
+            board.publish();
+            status.took_up(self.version);
+        }
+    }
 }
 
-fn parse(ctx: &TaskContext, task: &SinkTask) -> Result<Config, TaskError> {
-    if task.class != SINK_CLASS {
-        let message = format!("{} is no sink that this worker knows", task.class);
-        return Err(TaskError::new(Class::Definite, message));
+impl Slot {
+    fn begin(&mut self, phase: Phase, input: &Input) {
+        self.phase = phase;
+        self.taken = input.clone();
+        self.orders.send_replace(Orders {
+            is_ending: false,
+            fill_ends: input.fill_ends.clone(),
+        });
     }
-    Config::parse(&ctx.task.connector, &task.properties).map_err(|mistakes| {
-        let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-        let message = format!("the configuration is wrong: {}", mistakes.join("; "));
-        TaskError::new(Class::Definite, message)
-    })
+
+    fn end(&mut self) {
+        self.phase = Phase::Delivering { is_ending: true };
+        self.orders.send_modify(|orders| orders.is_ending = true);
+    }
+
+    fn wait(&mut self, after: Duration) {
+        self.failures = self.failures.saturating_add(1);
+        self.phase = Phase::Waiting {
+            until: Instant::now() + after,
+        };
+    }
+}
+
+async fn empty(shared: &Shared, name: &str, table: &TableId) -> Result<Option<u64>, TaskError> {
+    let sink = shared.connect().await?;
+    Ok(Box::pin(sink.empty(table, name)).await?)
+}
+
+/// Once nothing can change any more, there is nothing to be told.
+async fn ended(changed: Result<(), watch::error::RecvError>) {
+    if changed.is_err() {
+        std::future::pending::<()>().await;
+    }
 }

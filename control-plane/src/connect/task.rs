@@ -67,6 +67,8 @@ async fn task_inputs(
                 "name": input.name,
                 "topic": input.name,
                 "topic_id": fixed.topic_id,
+                // Where the exact SQL types of its columns are published.
+                "location": app.live.table(&input.name, None).map(|captured| captured.location),
                 "partitions": fixed.partitions,
                 "view": null,
                 "generation": 1,

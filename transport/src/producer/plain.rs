@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
 use super::PlainRecord;
@@ -82,6 +83,23 @@ impl PlainProducer {
     ///
     /// The record may be sent or not when the future is dropped.
     pub async fn send(&self, record: PlainRecord) -> Result<i64, Error> {
+        self.send_with_headers(record, &[]).await
+    }
+
+    /// Sends a record with headers, as [`send`](Self::send) does one without.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send`](Self::send).
+    pub async fn send_with_headers(
+        &self,
+        record: PlainRecord,
+        headers: &[(&str, &[u8])],
+    ) -> Result<i64, Error> {
         let client = self.client()?;
         let partition = match record.partition {
             Some(partition) => partition,
@@ -95,6 +113,16 @@ impl PlainProducer {
             .key(&record.key);
         if let Some(value) = &record.value {
             outgoing = outgoing.payload(value);
+        }
+        if !headers.is_empty() {
+            let named = OwnedHeaders::new_with_capacity(headers.len());
+            let named = headers.iter().fold(named, |named, (key, value)| {
+                named.insert(Header {
+                    key,
+                    value: Some(*value),
+                })
+            });
+            outgoing = outgoing.headers(named);
         }
         match client.send(outgoing, SEND).await {
             Ok(delivery) => Ok(delivery.timestamp.to_millis().unwrap_or_default()),

@@ -6,21 +6,45 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hutong_connectors_core::ErrorReport;
 use hutong_schemas::table::TableId;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
-use super::Input;
+use super::input::Input;
 use crate::metrics::Metrics;
 use crate::status::StatusHandle;
 use crate::task::TaskContext;
 
-/// What became of an input.
+/// What becomes of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InputState {
-    /// Its table is kept equal to it. Ends with the attempt, with its grant, or by an error.
+    /// Its table is being taken over. Ends when it is delivered, or by an error.
+    Opening,
+    /// Its table is kept equal to it. Ends with its grant, by an error, or when something else is
+    /// wanted.
     Live,
+    /// Something outside keeps it from being delivered; it is tried again.
+    Waiting,
+    /// Its grant has ended and its table is being emptied.
+    Emptying,
     /// Its grant has ended and its table is empty. Ends with a new version of the task.
     Emptied,
     /// A definite error stopped it. Ends with a restart or a new version of the task.
     Failed,
+    /// The task is paused or stopped, and the grant stands.
+    Left,
+}
+
+impl InputState {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Live => "live",
+            Self::Waiting => "waiting",
+            Self::Emptying => "emptying",
+            Self::Emptied => "emptied",
+            Self::Failed => "failed",
+            Self::Left => "paused",
+        }
+    }
 }
 
 /// The states of all inputs, written by the lanes and published by the loop.
@@ -31,6 +55,7 @@ pub(super) struct Board {
     metrics: Arc<Metrics>,
     /// A `std` mutex: held for a few assignments, never across an await.
     entries: Mutex<Vec<Entry>>,
+    changed: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -44,7 +69,9 @@ struct Entry {
     state: InputState,
     rows_applied_total: u64,
     rows_emptied: Option<u64>,
+    dead_letters: usize,
     is_rebuilding: bool,
+    swept_generation: Option<u64>,
     latencies: Latencies,
     /// By partition.
     partitions: BTreeMap<i32, Offsets>,
@@ -66,10 +93,12 @@ impl Board {
             generation: input.generation,
             version: input.version,
             table: table.clone(),
-            state: InputState::Live,
+            state: InputState::Opening,
             rows_applied_total: 0,
             rows_emptied: None,
+            dead_letters: 0,
             is_rebuilding: false,
+            swept_generation: None,
             latencies: Latencies::default(),
             partitions: BTreeMap::new(),
             error: None,
@@ -79,6 +108,7 @@ impl Board {
             status: ctx.status.clone(),
             metrics: Arc::clone(&ctx.metrics),
             entries: Mutex::new(inputs.iter().map(entry).collect()),
+            changed: watch::Sender::new(()),
         }
     }
 
@@ -86,8 +116,46 @@ impl Board {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn state(&self, index: usize) -> InputState {
-        self.lock()[index].state
+    /// Tells when an input has got into another state.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    pub(super) fn any(&self, state: InputState) -> bool {
+        self.lock().iter().any(|entry| entry.state == state)
+    }
+
+    /// Says that an input goes on, or is about to.
+    pub(super) fn is(&self, index: usize, state: InputState) {
+        self.set(index, state, |entry| {
+            if state == InputState::Live {
+                entry.error = None;
+            }
+            if state == InputState::Opening {
+                // What another topic said of itself.
+                entry.partitions.clear();
+            }
+        });
+    }
+
+    /// Takes up what is newly wanted of an input.
+    pub(super) fn wants(&self, index: usize, input: &Input) {
+        let mut entries = self.lock();
+        let entry = &mut entries[index];
+        entry.topic.clone_from(&input.topic);
+        entry.generation = input.generation;
+        entry.version = input.version;
+    }
+
+    fn set(&self, index: usize, state: InputState, change: impl FnOnce(&mut Entry)) {
+        {
+            let mut entries = self.lock();
+            let entry = &mut entries[index];
+            entry.state = state;
+            change(entry);
+        }
+        self.publish_now();
+        self.changed.send_replace(());
     }
 
     /// Returns whether every input has failed, so that nothing is left to do.
@@ -99,21 +167,19 @@ impl Board {
     }
 
     pub(super) fn emptied(&self, index: usize, rows: u64) {
-        {
-            let mut entries = self.lock();
-            entries[index].state = InputState::Emptied;
-            entries[index].rows_emptied = Some(rows);
-        }
-        self.publish_now();
+        self.set(index, InputState::Emptied, |entry| {
+            entry.rows_emptied = Some(entry.rows_emptied.unwrap_or(0) + rows);
+            entry.partitions.clear();
+            entry.error = None;
+        });
     }
 
     pub(super) fn failed(&self, index: usize, error: ErrorReport) {
-        {
-            let mut entries = self.lock();
-            entries[index].state = InputState::Failed;
-            entries[index].error = Some(error);
-        }
-        self.publish_now();
+        self.set(index, InputState::Failed, |entry| entry.error = Some(error));
+    }
+
+    pub(super) fn waits(&self, index: usize, state: InputState, error: ErrorReport) {
+        self.set(index, state, |entry| entry.error = Some(error));
     }
 
     /// Says how far a partition is.
@@ -140,8 +206,24 @@ impl Board {
         entries[index].latencies.extend(latencies_ms);
     }
 
-    pub(super) fn rebuilding(&self, index: usize, is_rebuilding: bool) {
-        self.lock()[index].is_rebuilding = is_rebuilding;
+    pub(super) fn rebuilding(&self, index: usize, is_rebuilding: bool, swept_generation: u64) {
+        let is_news = {
+            let mut entries = self.lock();
+            let entry = &mut entries[index];
+            let swept_generation = Some(swept_generation);
+            let is_news = entry.swept_generation != swept_generation;
+            entry.is_rebuilding = is_rebuilding;
+            entry.swept_generation = swept_generation;
+            is_news
+        };
+        if is_news {
+            self.publish_now();
+        }
+    }
+
+    /// Says how many records were put aside and not made up for.
+    pub(super) fn letters(&self, index: usize, count: usize) {
+        self.lock()[index].dead_letters = count;
     }
 
     pub(super) fn publish(&self) {
@@ -183,15 +265,13 @@ impl Entry {
             "generation": self.generation,
             "version": self.version,
             "table": self.table.to_string(),
-            "state": match self.state {
-                InputState::Live => "live",
-                InputState::Emptied => "emptied",
-                InputState::Failed => "failed",
-            },
+            "state": self.state.as_str(),
             "rebuilding": self.is_rebuilding,
+            "swept_generation": self.swept_generation,
             "lag_records": self.lag_records(),
             "rows_applied_total": self.rows_applied_total,
             "rows_emptied": self.rows_emptied,
+            "dead_letters": self.dead_letters,
             "latency_ms_p50": self.latencies.quantile(50),
             "latency_ms_p99": self.latencies.quantile(99),
             "partitions": partitions.collect::<Vec<_>>(),

@@ -95,8 +95,10 @@ impl Decoders {
         schemas: &SchemaCache,
         message: &Message,
     ) -> Result<Option<Arc<ValueDecoder>>, TaskError> {
-        let key = message.key.as_deref().ok_or_else(no_key)?;
-        self.key(schemas, wire::split(key)?.0).await?;
+        // Only a truncation may have no key, which shows when it is decoded.
+        if let Some(key) = message.key.as_deref() {
+            self.key(schemas, wire::split(key)?.0).await?;
+        }
         let Some(value) = message.value.as_deref() else {
             return Ok(None);
         };
@@ -129,78 +131,165 @@ impl Decoders {
         }
     }
 
-    /// Returns what prepared records do to a target: the last record of each key decides.
+    /// Returns what prepared records do to a target: the last record of each key decides, and what it
+    /// leaves open is taken from the ones before it. `changes` is empty and of the target.
     pub(super) fn changes(
         &self,
         target: &Target,
         messages: &[Message],
+        mut changes: Changes,
     ) -> Result<Changes, TaskError> {
-        let mut changes = Changes::new(target);
-        let mut places = Places::new(target);
-        let mut read = Read::default();
-        for message in last_of_each_key(messages)? {
-            self.change(target, message, &mut places, &mut read, &mut changes)?;
+        let collapsed = self.collapse(messages)?;
+        if collapsed.is_truncated {
+            changes.truncate();
+        }
+        let mut reading = Reading::new(self, target);
+        for index in collapsed.last {
+            let mut row = std::mem::take(&mut reading.row);
+            let mut then = reading.read(&messages[index], &mut row)?;
+            let mut earlier = collapsed.before[index];
+            while let (Then::Upsert, Some(index)) = (then, earlier) {
+                if !row.iter().any(is_unavailable) {
+                    break;
+                }
+                let mut older = std::mem::take(&mut reading.older);
+                match reading.read(&messages[index], &mut older)? {
+                    Then::Upsert => complete(&mut row, &older),
+                    // The row that the later record completes is gone by then.
+                    Then::Delete => then = Then::Delete,
+                }
+                earlier = collapsed.before[index];
+                reading.older = older;
+            }
+            match then {
+                Then::Upsert => changes.upsert(target, &row)?,
+                Then::Delete => changes.delete(target, &row)?,
+            }
+            reading.row = row;
         }
         Ok(changes)
     }
 
-    fn change<'a>(
-        &self,
-        target: &Target,
-        message: &'a Message,
-        places: &mut Places<'_>,
-        read: &mut Read<'a>,
-        changes: &mut Changes,
-    ) -> Result<(), TaskError> {
-        let key = message.key.as_deref().ok_or_else(no_key)?;
-        let key_id = wire::split(key)?.0;
-        read.row.clear();
-        read.row.resize(target.columns().len(), Cell::Null);
-        let decoder = &self.keys[&key_id];
-        decoder.decode(key, &mut read.cells)?;
-        put(
-            places.of_key(key_id, decoder.fields()),
-            &read.cells,
-            &mut read.row,
-        );
-        let Some(value) = message.value.as_deref() else {
-            return Ok(changes.delete(target, &read.row)?);
-        };
-        let id = wire::split(value)?.0;
-        let decoder = &self.values[&id];
-        match &**decoder {
-            ValueDecoder::Row(decoder) => decoder.decode(value, &mut read.cells)?,
-            ValueDecoder::Event(decoder) => {
-                let head = decoder.decode(value, &mut read.before, &mut read.cells)?;
-                if head.op == Op::Truncate {
-                    let message = "a truncation without a key cannot be delivered";
-                    return Err(TaskError::new(Class::Definite, message));
+    /// Keys are compared by their bytes behind the schema id.
+    fn collapse(&self, messages: &[Message]) -> Result<Collapsed, TaskError> {
+        let mut last: HashMap<&[u8], usize> = HashMap::with_capacity(messages.len());
+        let mut before = vec![None; messages.len()];
+        let mut is_truncated = false;
+        for (index, message) in messages.iter().enumerate() {
+            match message.key.as_deref() {
+                Some(key) => before[index] = last.insert(wire::split(key)?.1, index),
+                None if self.is_truncation(message)? => {
+                    is_truncated = true;
+                    last.clear();
                 }
-                if head.op == Op::Delete || !head.has_after {
-                    return Ok(changes.delete(target, &read.row)?);
-                }
+                None => return Err(no_key()),
             }
         }
-        put(
-            places.of_value(id, decoder.fields()),
-            &read.cells,
-            &mut read.row,
-        );
-        Ok(changes.upsert(target, &read.row)?)
+        let mut last: Vec<usize> = last.into_values().collect();
+        last.sort_unstable();
+        Ok(Collapsed {
+            last,
+            before,
+            is_truncated,
+        })
+    }
+
+    fn is_truncation(&self, message: &Message) -> Result<bool, TaskError> {
+        let Some(value) = message.value.as_deref() else {
+            return Ok(false);
+        };
+        match &*self.values[&wire::split(value)?.0] {
+            ValueDecoder::Row(_) => Ok(false),
+            ValueDecoder::Event(decoder) => {
+                let head = decoder.decode(value, &mut Vec::new(), &mut Vec::new())?;
+                Ok(head.op == Op::Truncate)
+            }
+        }
     }
 }
 
-/// Returns the last record of each key, in the order of the records. Keys are compared by their bytes
-/// behind the schema id.
-fn last_of_each_key(messages: &[Message]) -> Result<Vec<&Message>, TaskError> {
-    let mut last: HashMap<&[u8], usize> = HashMap::with_capacity(messages.len());
-    for (index, message) in messages.iter().enumerate() {
-        let key = message.key.as_deref().ok_or_else(no_key)?;
-        last.insert(wire::split(key)?.1, index);
+/// The records of a batch by their keys.
+struct Collapsed {
+    /// The last record of each key, in the order of the records.
+    last: Vec<usize>,
+    /// For each record the one before it of the same key.
+    before: Vec<Option<usize>>,
+    /// Before all of them the table was emptied.
+    is_truncated: bool,
+}
+
+/// What a record does to its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    Upsert,
+    Delete,
+}
+
+fn is_unavailable(cell: &Cell<'_>) -> bool {
+    matches!(cell, Cell::Unavailable)
+}
+
+/// Fills what a later record leaves open.
+fn complete<'a>(row: &mut [Cell<'a>], older: &[Cell<'a>]) {
+    for (cell, older) in row.iter_mut().zip(older) {
+        if is_unavailable(cell) {
+            *cell = *older;
+        }
     }
-    let mut kept: Vec<usize> = last.into_values().collect();
-    kept.sort_unstable();
-    Ok(kept.into_iter().map(|index| &messages[index]).collect())
+}
+
+/// Reads records into rows of a target, in memory that is reused from record to record.
+struct Reading<'d, 't, 'a> {
+    decoders: &'d Decoders,
+    places: Places<'t>,
+    cells: Vec<Cell<'a>>,
+    before: Vec<Cell<'a>>,
+    row: Vec<Cell<'a>>,
+    older: Vec<Cell<'a>>,
+}
+
+impl<'d, 't, 'a> Reading<'d, 't, 'a> {
+    fn new(decoders: &'d Decoders, target: &'t Target) -> Self {
+        Self {
+            decoders,
+            places: Places::new(target),
+            cells: Vec::new(),
+            before: Vec::new(),
+            row: Vec::new(),
+            older: Vec::new(),
+        }
+    }
+
+    /// Reads a record's row, or of a deletion its key.
+    fn read(&mut self, message: &'a Message, row: &mut Vec<Cell<'a>>) -> Result<Then, TaskError> {
+        let key = message.key.as_deref().ok_or_else(no_key)?;
+        let key_id = wire::split(key)?.0;
+        row.clear();
+        row.resize(self.places.target.columns().len(), Cell::Null);
+        let decoder = &self.decoders.keys[&key_id];
+        decoder.decode(key, &mut self.cells)?;
+        put(
+            self.places.of_key(key_id, decoder.fields()),
+            &self.cells,
+            row,
+        );
+        let Some(value) = message.value.as_deref() else {
+            return Ok(Then::Delete);
+        };
+        let id = wire::split(value)?.0;
+        let decoder = &self.decoders.values[&id];
+        match &**decoder {
+            ValueDecoder::Row(decoder) => decoder.decode(value, &mut self.cells)?,
+            ValueDecoder::Event(decoder) => {
+                let head = decoder.decode(value, &mut self.before, &mut self.cells)?;
+                if head.op == Op::Delete || !head.has_after {
+                    return Ok(Then::Delete);
+                }
+            }
+        }
+        put(self.places.of_value(id, decoder.fields()), &self.cells, row);
+        Ok(Then::Upsert)
+    }
 }
 
 fn no_key() -> TaskError {
@@ -209,14 +298,6 @@ fn no_key() -> TaskError {
         "a record without a key cannot be delivered into a table",
     )
     .with_hint("deliver a view, or the topic of a table with a primary key")
-}
-
-/// Memory that is reused from record to record.
-#[derive(Default)]
-struct Read<'a> {
-    cells: Vec<Cell<'a>>,
-    before: Vec<Cell<'a>>,
-    row: Vec<Cell<'a>>,
 }
 
 /// For each field of a schema its column in the target.

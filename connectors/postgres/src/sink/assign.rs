@@ -12,7 +12,7 @@ use super::shape::Freedom;
 use super::statement::{Statements, execute};
 use super::target::{Target, qualified};
 use super::writer::Writer;
-use super::{Sink, catalogue, emptying, fences, rebuild};
+use super::{Sink, catalogue, dead_letters, emptying, fences, rebuild};
 
 pub(super) async fn assign(
     sink: Sink,
@@ -65,6 +65,7 @@ pub(super) async fn assign(
         rebuild::begin(client, &target, input, *ends).await?;
     }
     position::take(client, &table, input, &starts, epoch, now_ms).await?;
+    let letters = dead_letters::open(client, &table).await?;
     let remaining = rebuild::remaining(client, &table).await?;
     let mut swept_generation = next.swept_generation;
     if matches!(plan, Plan::Rebuild(_)) && remaining.is_empty() {
@@ -82,6 +83,8 @@ pub(super) async fn assign(
         swept_generation,
         reading_since_ms: next.reading_since_ms,
         is_made: next.is_made,
+        letters,
+        replayed: next.replayed,
         may_fill: shaped.is_exact,
         epoch,
         next_offsets: (0..).zip(starts.iter().copied()).collect(),
@@ -125,6 +128,8 @@ fn next_holding(
     now_ms: i64,
 ) -> Holding {
     let generation = i64::try_from(input.generation).unwrap_or(i64::MAX);
+    let replayed = held.as_ref().map(|held| held.replayed.clone());
+    let replayed = replayed.unwrap_or_default();
     let mut columns = held
         .as_ref()
         .map_or_else(Vec::new, |held| held.columns.clone());
@@ -148,6 +153,7 @@ fn next_holding(
         reading_since_ms,
         columns,
         table_oid: shaped.oid,
+        replayed,
         is_made: shaped.is_made,
     }
 }

@@ -9,6 +9,7 @@ use hutong_schemas::record::FieldInfo;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use super::binary::{self, Misfit};
+use super::dead_letters::Letters;
 use super::error::Error;
 use super::target::Target;
 
@@ -25,6 +26,8 @@ pub struct Changes {
     pub(super) is_truncating: bool,
     /// Rows with all columns, where they are to be copied into a table that is being filled.
     pub(super) copied: Option<CopiedRows>,
+    /// Records that are put aside, or made up for.
+    pub(super) letters: Letters,
     key: Vec<usize>,
 }
 
@@ -39,6 +42,7 @@ impl Changes {
             deletes: Rows::new(target.columns(), target.key()),
             is_truncating: false,
             copied: None,
+            letters: Letters::default(),
             key: target.key().to_vec(),
         }
     }
@@ -106,6 +110,12 @@ impl Changes {
         let partial: usize = self.partial.iter().map(|(_, rows)| rows.count).sum();
         let copied = self.copied.as_ref().map_or(0, |rows| rows.count);
         self.upserts.count + copied + partial + self.deletes.count
+    }
+
+    /// Returns whether keys are deleted.
+    #[must_use]
+    pub fn deletes(&self) -> bool {
+        self.deletes.count > 0 || self.is_truncating
     }
 
     /// Returns whether nothing changes.

@@ -31,6 +31,8 @@ pub(super) struct Holding {
     pub(super) columns: Vec<String>,
     /// The table itself: one that its owner dropped and made anew is another.
     pub(super) table_oid: u32,
+    /// The word under which dead letters were last tried again.
+    pub(super) replayed: String,
     /// We have made the table, so its types and its key are ours to change.
     pub(super) is_made: bool,
 }
@@ -61,6 +63,7 @@ pub(super) fn create(target: &TableId) -> String {
             table_oid oid NOT NULL,
             own_oid oid NOT NULL,
             is_made boolean NOT NULL,
+            replayed text NOT NULL DEFAULT '',
             epoch bigint NOT NULL,
             backend_pid integer NOT NULL,
             backend_start timestamp with time zone NOT NULL,
@@ -77,7 +80,7 @@ pub(super) async fn locked(client: &Client, target: &TableId) -> Result<Option<H
     let sql = format!(
         "SELECT input, generation, swept_generation, is_emptying,
                 (extract(epoch FROM reading_since) * 1000)::bigint, columns, table_oid, is_made, v,
-                own_oid = '{holdings}'::regclass
+                own_oid = '{holdings}'::regclass, replayed
          FROM {holdings} WHERE target = $1 FOR UPDATE",
         holdings = table(target)
     );
@@ -110,6 +113,7 @@ fn read(target: &TableId, row: &Row) -> Result<Holding, Error> {
         columns: row.get(5),
         table_oid: row.get(6),
         is_made: row.get(7),
+        replayed: row.get(10),
     })
 }
 

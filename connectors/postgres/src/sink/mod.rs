@@ -39,6 +39,7 @@ mod assign;
 mod binary;
 mod catalogue;
 mod changes;
+mod dead_letters;
 mod emptying;
 mod error;
 #[cfg(debug_assertions)]
@@ -56,6 +57,7 @@ mod writer;
 
 pub use binary::Misfit;
 pub use changes::Changes;
+pub use dead_letters::DeadLetter;
 pub use emptying::Withdrawn;
 pub use error::{DatabaseError, Error};
 use hutong_connectors_core::jdbc_sink::{Config, SchemaEvolution};

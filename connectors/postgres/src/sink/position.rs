@@ -13,6 +13,7 @@ use hutong_schemas::table::TableId;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
+use super::dead_letters;
 use super::error::{DatabaseError, Error};
 use super::holding::{self, Holding};
 use super::target::quote;
@@ -222,9 +223,14 @@ pub(super) fn seen_table(target: &TableId) -> String {
 pub(super) async fn ensure(client: &Client, target: &TableId) -> Result<(), Error> {
     let lock = "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended($1, 1)),
                        pg_catalog.to_regclass($2) IS NOT NULL
-                       AND pg_catalog.to_regclass($3) IS NOT NULL";
-    let names: [&(dyn ToSql + Sync); 3] =
-        [&target.to_string(), &holding::table(target), &table(target)];
+                       AND pg_catalog.to_regclass($3) IS NOT NULL
+                       AND pg_catalog.to_regclass($4) IS NOT NULL";
+    let names: [&(dyn ToSql + Sync); 4] = [
+        &target.to_string(),
+        &holding::table(target),
+        &table(target),
+        &dead_letters::table(target),
+    ];
     let row = client.query_one(lock, &names).await;
     if row
         .map_err(failed(target, "look up the positions of"))?
@@ -255,10 +261,12 @@ pub(super) async fn ensure(client: &Client, target: &TableId) -> Result<(), Erro
             v integer NOT NULL DEFAULT 1,
             PRIMARY KEY (target, partition)
          );
-         {holdings}",
+         {holdings};
+         {letters}",
         positions = table(target),
         rebuilds = rebuild_table(target),
         holdings = holding::create(target),
+        letters = dead_letters::create(target),
     );
     client
         .batch_execute(&sql)
@@ -379,7 +387,11 @@ pub(super) async fn take(
 /// Forgets positions, rebuild and notes: nothing is known of what was read.
 pub(super) async fn forget(client: &Client, target: &TableId) -> Result<(), Error> {
     let name = target.to_string();
-    for owned in [table(target), rebuild_table(target)] {
+    for owned in [
+        table(target),
+        rebuild_table(target),
+        dead_letters::table(target),
+    ] {
         client
             .execute(&format!("DELETE FROM {owned} WHERE target = $1"), &[&name])
             .await
@@ -440,6 +452,7 @@ mod tests {
             reading_since_ms,
             columns: Vec::new(),
             table_oid: 1,
+            replayed: String::new(),
             is_made: true,
         }
     }

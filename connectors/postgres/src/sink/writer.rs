@@ -5,7 +5,7 @@ use std::pin::pin;
 
 use bytes::Bytes;
 use futures::SinkExt;
-use futures::future::join5;
+use futures::future::join3;
 use hutong_connectors_core::jdbc_sink::SchemaEvolution;
 use hutong_schemas::record::FieldInfo;
 
@@ -13,6 +13,7 @@ use tokio_postgres::CopyInSink;
 
 use super::assign::{ensure_table, names};
 use super::changes::Changes;
+use super::dead_letters::DeadLetter;
 use super::error::{DatabaseError, Error};
 #[cfg(debug_assertions)]
 use super::faults;
@@ -39,6 +40,8 @@ pub struct Writer {
     pub(super) swept_generation: i64,
     pub(super) reading_since_ms: i64,
     pub(super) is_made: bool,
+    pub(super) letters: Vec<DeadLetter>,
+    pub(super) replayed: String,
     /// Rows may be copied into the table as they are.
     pub(super) may_fill: bool,
     pub(super) epoch: i64,
@@ -182,6 +185,7 @@ impl Writer {
                 .advance_rebuild(&mut remaining, partition, changes, next_offset)
                 .await?;
         self.commit().await?;
+        self.take_letters(&changes.letters);
         self.remaining = remaining;
         if is_swept {
             self.swept_generation = self.generation;
@@ -242,12 +246,10 @@ impl Writer {
         read_up_to_ms: i64,
     ) -> Result<(), Error> {
         let client = &self.session.client;
-        let (begun, advanced, truncated, deleted, upserted) = join5(
+        let (begun, advanced, written) = join3(
             client.batch_execute("BEGIN"),
             self.advance_first(partition, next_offset, read_up_to_ms),
-            self.truncate(changes),
-            self.delete(changes),
-            self.upsert(changes),
+            self.write_rows(changes),
         )
         .await;
         let table = self.target.table();
@@ -255,6 +257,19 @@ impl Writer {
         if advanced.map_err(failed(table, "advance the position of"))? != 1 {
             return Err(self.fenced());
         }
+        written?;
+        self.write_letters(&changes.letters).await
+    }
+
+    pub(super) async fn write_rows(&self, changes: &Changes) -> Result<(), Error> {
+        let client = &self.session.client;
+        let table = self.target.table();
+        let (truncated, deleted, upserted) = join3(
+            self.truncate(changes),
+            self.delete(changes),
+            self.upsert(changes),
+        )
+        .await;
         truncated.map_err(failed(table, "empty"))?;
         // Deletes come first: a key that moved may free a value that is unique in the table.
         deleted.map_err(failed(table, "delete from"))?;
