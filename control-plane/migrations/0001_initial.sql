@@ -70,7 +70,9 @@ create table schema (
     owner text not null,
     hash bytea not null,
     text text not null,
-    created_at timestamptz not null default now()
+    created_at timestamptz not null default now(),
+    refers_to jsonb not null default '[]',
+    gone boolean not null default false
 );
 create index on schema (hash);
 comment on column schema.hash is 'of one id, except after a restore from a backup, where ids are found again that were issued since';
@@ -82,11 +84,17 @@ create table schema_id_highest (
 );
 insert into schema_id_highest (id) values (0);
 
+create index on schema using gin (refers_to jsonb_path_ops) where refers_to <> '[]';
+comment on column schema.refers_to is 'versions of subjects that define names which the schema uses';
+comment on column schema.gone is 'deleted for good; the row stays, so that the id is never another schema''s';
+
 create table subject (
     name text primary key,
     owner text not null,
     view text,
-    compatibility text
+    compatibility text,
+    mode text,
+    version_highest integer not null default 0
 );
 create index on subject (view);
 

@@ -50,6 +50,7 @@ pub use location::Locations;
 use live::{Follower, Live};
 use metrics::Metrics;
 use registry::Registry;
+use registry::standby::Standby;
 use store::Store;
 
 /// How long requests that are being answered may take when the process ends.
@@ -151,6 +152,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         registry: Registry {
             store: store.clone(),
             cluster: cluster.clone(),
+            standby: Arc::new(Standby::new(store.clone())),
         },
         live: Arc::new(Live::new(&locations)),
         admin: Arc::new(Admin::new(&kafka)?),
@@ -172,6 +174,10 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         live: Arc::clone(&app.live),
     };
     follower.start(&app.locations, &mut followers);
+    let standby = Arc::clone(&app.registry.standby);
+    followers.spawn(standby.keep_rights());
+    let standby = Arc::clone(&app.registry.standby);
+    followers.spawn(standby.follow(app.kafka.clone(), app.cluster.schemas()));
     let mut duties = JoinSet::new();
     let options = options.application_name("hutong control plane leader");
     duties.spawn(leader::run(Arc::clone(&app), options, stopped.clone()));

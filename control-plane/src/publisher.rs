@@ -11,19 +11,23 @@
 //! writes under the same transactional id, and its mark goes over a connection that no longer holds
 //! the lock, which the server has closed.
 
+use std::collections::HashMap;
+
 use hutong_schemas::class::{Class, Classified};
 use hutong_transport::names::Cluster;
 use hutong_transport::producer::{PlainRecord, Transaction, TransactionalProducer};
 use hutong_transport::reader::{CompactedReader, Event, Message};
 use hutong_transport::record::{
-    Record, RequestRecord, SchemaRecord, SubjectRecord, TaskKey, TaskRecord,
+    Record, ReferencesRecord, RequestRecord, SchemaRecord, SubjectRecord, TaskKey, TaskRecord,
 };
 use hutong_transport::{Error as TransportError, KafkaConfig};
 use sqlx::{Connection, PgConnection};
 
+use crate::caller::PLATFORM;
 use crate::error::Error;
 use crate::requests::withdraw;
 use crate::store::outbox::Entry;
+use crate::store::schemas::NewSchema;
 use crate::store::tasks::Raised;
 use crate::store::{outbox, schemas, tasks};
 
@@ -199,6 +203,12 @@ async fn take_over_schemas(
     let topic = cluster.schemas();
     let messages = read_all(kafka, &topic, db).await?;
     let known = schemas::known(db).await?;
+    let referring = messages
+        .iter()
+        .filter_map(|message| value_under(message, b"references/"))
+        .filter_map(|value| readable::<ReferencesRecord>(&topic, value))
+        .map(|found| (found.id, found.references));
+    let referring: HashMap<_, _> = referring.collect();
     // Schemas before the versions that use them.
     for message in &messages {
         let Some(value) = value_under(message, b"schema/") else {
@@ -210,9 +220,16 @@ async fn take_over_schemas(
         else {
             continue;
         };
+        let references = referring.get(&found.id).map_or(&[][..], Vec::as_slice);
         let hash = crate::registry::hash_of(&found.schema);
+        let new = NewSchema {
+            owner: PLATFORM,
+            hash: &hash,
+            text: &found.schema,
+            references,
+        };
         let mut tx = db.begin().await?;
-        schemas::take_over(&mut tx, id, &found.schema, &hash).await?;
+        schemas::take_over(&mut tx, id, &new).await?;
         tx.commit().await?;
         tracing::warn!(id, "took over a schema that the database did not have");
     }

@@ -293,6 +293,29 @@ pub struct SchemaRecord {
 }
 record!(SchemaRecord, "schema record");
 
+/// A version of a subject that defines a name which a schema uses, as Confluent's registry has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchemaReference {
+    /// The name, in full.
+    pub name: String,
+    /// The subject.
+    pub subject: String,
+    /// The version.
+    pub version: i32,
+}
+
+/// What a schema refers to, if anything. Key: `references/<id>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReferencesRecord {
+    /// The version of the record's form.
+    pub v: u64,
+    /// The schema's id.
+    pub id: u32,
+    /// What it refers to.
+    pub references: Vec<SchemaReference>,
+}
+record!(ReferencesRecord, "references record");
+
 /// A version of a subject. Key: `subject/<subject>/<version>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubjectRecord {

@@ -4,8 +4,11 @@
 use std::collections::HashSet;
 
 use hutong_transport::names::Cluster;
-use hutong_transport::record::{Record, SchemaRecord, SubjectRecord, VERSION};
+use hutong_transport::record::{
+    Record, ReferencesRecord, SchemaRecord, SchemaReference, SubjectRecord, VERSION,
+};
 use sqlx::PgConnection;
+use sqlx::types::Json;
 
 use super::outbox;
 use crate::error::Error;
@@ -25,6 +28,48 @@ pub(crate) struct Version {
     pub(crate) text: String,
     /// SHA-256 of its canonical form: equal schemas have equal ones.
     pub(crate) hash: Vec<u8>,
+    /// What the schema refers to.
+    pub(crate) references: Json<Vec<SchemaReference>>,
+}
+
+/// A schema by itself.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub(crate) struct SchemaText {
+    /// The schema, as it was first posted.
+    pub(crate) text: String,
+    /// What it refers to.
+    pub(crate) references: Json<Vec<SchemaReference>>,
+}
+
+/// A schema to be stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewSchema<'a> {
+    /// Who posts it.
+    pub(crate) owner: &'a str,
+    /// SHA-256 of its canonical form.
+    pub(crate) hash: &'a Hash,
+    /// As it is posted.
+    pub(crate) text: &'a str,
+    /// What it refers to.
+    pub(crate) references: &'a [SchemaReference],
+}
+
+/// What is set for all subjects that have nothing of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Setting {
+    /// The compatibility level.
+    Compatibility,
+    /// The mode.
+    Mode,
+}
+
+impl Setting {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Compatibility => "compatibility",
+            Self::Mode => "mode",
+        }
+    }
 }
 
 /// SHA-256 of a schema's canonical form.
@@ -41,11 +86,19 @@ pub(crate) struct Subject {
     pub(crate) subscriber: Option<String>,
     /// Its own compatibility level.
     pub(crate) compatibility: Option<String>,
+    /// Its own mode.
+    pub(crate) mode: Option<String>,
+    /// When its view ends by itself, in milliseconds since 1970.
+    pub(crate) valid_until_ms: Option<i64>,
     /// Whether any version is not deleted.
     pub(crate) live: bool,
+    /// Whether there is any version.
+    pub(crate) has_versions: bool,
 }
 
-const SUBJECT: &str = "select s.name, s.owner, v.subscriber, s.compatibility,
+const SUBJECT: &str =
+    "select s.name, s.owner, v.subscriber, s.compatibility, s.mode, v.valid_until_ms,
+        exists (select from subject_version x where x.subject = s.name) as has_versions,
         exists (select from subject_version x where x.subject = s.name and not x.deleted) as live
      from subject s left join view v on v.name = s.view and v.state = 'live'
         and starts_with(s.name, (v.compiled ->> 'topic') || '-')";
@@ -98,7 +151,7 @@ pub(crate) async fn lock_subject(
 /// Returns all versions of a subject, deleted ones too, oldest first.
 pub(crate) async fn versions(db: &mut PgConnection, subject: &str) -> Result<Vec<Version>, Error> {
     let rows = sqlx::query_as(
-        "select v.subject, v.version, v.schema_id, v.deleted, s.text, s.hash
+        "select v.subject, v.version, v.schema_id, v.deleted, s.text, s.hash, s.refers_to as \"references\"
          from subject_version v join schema s on s.id = v.schema_id
          where v.subject = $1 order by v.version",
     )
@@ -108,19 +161,65 @@ pub(crate) async fn versions(db: &mut PgConnection, subject: &str) -> Result<Vec
     Ok(rows)
 }
 
-/// Returns a schema.
-pub(crate) async fn schema(db: &mut PgConnection, id: i32) -> Result<Option<String>, Error> {
-    let row = sqlx::query_scalar("select text from schema where id = $1")
-        .bind(id)
-        .fetch_optional(db)
-        .await?;
+/// Returns a schema that was not deleted for good.
+pub(crate) async fn schema(db: &mut PgConnection, id: i32) -> Result<Option<SchemaText>, Error> {
+    let row = sqlx::query_as(
+        "select text, refers_to as \"references\" from schema where id = $1 and not gone",
+    )
+    .bind(id)
+    .fetch_optional(db)
+    .await?;
     Ok(row)
+}
+
+/// Returns the schemas that refer to a version of a subject.
+pub(crate) async fn referenced_by(
+    db: &mut PgConnection,
+    subject: &str,
+    version: i32,
+) -> Result<Vec<i32>, Error> {
+    let rows = sqlx::query_scalar(
+        "select s.id from schema s
+         where s.refers_to @> jsonb_build_array(jsonb_build_object('subject', $1::text, 'version', $2::int))
+           and not s.gone and exists (select from subject_version v where v.schema_id = s.id)
+         order by s.id",
+    )
+    .bind(subject)
+    .bind(version)
+    .fetch_all(db)
+    .await?;
+    Ok(rows)
+}
+
+/// Returns whether a subject, or any, has a version that is not deleted.
+pub(crate) async fn any_live(db: &mut PgConnection, subject: Option<&str>) -> Result<bool, Error> {
+    let found = sqlx::query_scalar(
+        "select exists (select from subject_version
+                        where not deleted and ($1::text is null or subject = $1))",
+    )
+    .bind(subject)
+    .fetch_one(db)
+    .await?;
+    Ok(found)
+}
+
+/// Returns the version that a subject, which is locked, gets next: none is ever used twice.
+pub(crate) async fn next_version(db: &mut PgConnection, subject: &str) -> Result<i32, Error> {
+    let next = sqlx::query_scalar(
+        "select 1 + greatest(s.version_highest, coalesce(max(v.version), 0))
+         from subject s left join subject_version v on v.subject = s.name
+         where s.name = $1 group by s.version_highest",
+    )
+    .bind(subject)
+    .fetch_one(db)
+    .await?;
+    Ok(next)
 }
 
 /// Returns where a schema is used, by subject and version.
 pub(crate) async fn uses(db: &mut PgConnection, id: i32) -> Result<Vec<Version>, Error> {
     let rows = sqlx::query_as(
-        "select v.subject, v.version, v.schema_id, v.deleted, s.text, s.hash
+        "select v.subject, v.version, v.schema_id, v.deleted, s.text, s.hash, s.refers_to as \"references\"
          from subject_version v join schema s on s.id = v.schema_id
          where v.schema_id = $1 order by v.subject, v.version",
     )
@@ -134,51 +233,117 @@ pub(crate) async fn uses(db: &mut PgConnection, id: i32) -> Result<Vec<Version>,
 pub(crate) async fn issue_id(
     db: &mut PgConnection,
     cluster: &Cluster,
-    owner: &str,
-    hash: &Hash,
-    text: &str,
+    new: &NewSchema<'_>,
 ) -> Result<i32, Error> {
     let find = || {
-        sqlx::query_scalar("select id from schema where hash = $1 order by id limit 1")
-            .bind(&hash[..])
+        sqlx::query_scalar("select id from schema where hash = $1 and not gone order by id limit 1")
+            .bind(&new.hash[..])
     };
     if let Some(id) = find().fetch_optional(&mut *db).await? {
         return Ok(id);
     }
     // The one row is the lock: whoever waited for it finds what was issued meanwhile.
-    sqlx::query("select from schema_id_highest for update")
-        .execute(&mut *db)
-        .await?;
+    lock_ids(db).await?;
     if let Some(id) = find().fetch_optional(&mut *db).await? {
         return Ok(id);
     }
-    let id: i32 = sqlx::query_scalar("update schema_id_highest set id = id + 1 returning id")
-        .fetch_one(&mut *db)
-        .await?;
-    store_schema(db, id, owner, hash, text).await?;
-    let record = SchemaRecord {
-        v: VERSION,
-        id: id.unsigned_abs(),
-        schema: text.to_owned(),
+    // What was deleted for good has its id for ever, and gets it back.
+    let gone = sqlx::query_scalar("select id from schema where hash = $1 order by id limit 1");
+    let gone: Option<i32> = gone.bind(&new.hash[..]).fetch_optional(&mut *db).await?;
+    let id = match gone {
+        Some(id) => id,
+        None => {
+            sqlx::query_scalar("update schema_id_highest set id = id + 1 returning id")
+                .fetch_one(&mut *db)
+                .await?
+        }
     };
-    publish(db, cluster, owner, &format!("schema/{id}"), &record).await?;
+    put_schema(db, cluster, id, new).await?;
     Ok(id)
 }
 
-async fn store_schema(
+/// Stores a schema under an id that it has elsewhere; false if another schema has or had that id.
+pub(crate) async fn import(
     db: &mut PgConnection,
+    cluster: &Cluster,
     id: i32,
-    owner: &str,
-    hash: &Hash,
-    text: &str,
+    new: &NewSchema<'_>,
+) -> Result<bool, Error> {
+    lock_ids(db).await?;
+    let known: Option<(Vec<u8>, bool)> =
+        sqlx::query_as("select hash, gone from schema where id = $1")
+            .bind(id)
+            .fetch_optional(&mut *db)
+            .await?;
+    match known {
+        Some((hash, _)) if hash != new.hash => return Ok(false),
+        Some((_, false)) => return Ok(true),
+        Some((_, true)) | None => {}
+    }
+    sqlx::query("update schema_id_highest set id = $1 where id < $1")
+        .bind(id)
+        .execute(&mut *db)
+        .await?;
+    put_schema(db, cluster, id, new).await?;
+    Ok(true)
+}
+
+async fn lock_ids(db: &mut PgConnection) -> Result<(), Error> {
+    sqlx::query("select from schema_id_highest for update")
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Stores and publishes a schema under an id that is its own.
+async fn put_schema(
+    db: &mut PgConnection,
+    cluster: &Cluster,
+    id: i32,
+    new: &NewSchema<'_>,
 ) -> Result<(), Error> {
+    store_schema(db, id, new).await?;
+    let record = SchemaRecord {
+        v: VERSION,
+        id: id.unsigned_abs(),
+        schema: new.text.to_owned(),
+    };
+    publish(
+        db,
+        cluster,
+        new.owner,
+        &format!("schema/{id}"),
+        Some(&record),
+    )
+    .await?;
+    if new.references.is_empty() {
+        return Ok(());
+    }
+    let record = ReferencesRecord {
+        v: VERSION,
+        id: id.unsigned_abs(),
+        references: new.references.to_vec(),
+    };
+    publish(
+        db,
+        cluster,
+        new.owner,
+        &format!("references/{id}"),
+        Some(&record),
+    )
+    .await
+}
+
+async fn store_schema(db: &mut PgConnection, id: i32, new: &NewSchema<'_>) -> Result<(), Error> {
     sqlx::query(
-        "insert into schema (id, owner, hash, text) values ($1, $2, $3, $4) on conflict (id) do nothing",
+        "insert into schema (id, owner, hash, text, refers_to) values ($1, $2, $3, $4, $5)
+         on conflict (id) do update set gone = false",
     )
     .bind(id)
-    .bind(owner)
-    .bind(&hash[..])
-    .bind(text)
+    .bind(new.owner)
+    .bind(&new.hash[..])
+    .bind(new.text)
+    .bind(Json(new.references))
     .execute(db)
     .await?;
     Ok(())
@@ -212,14 +377,13 @@ pub(crate) async fn known(db: &mut PgConnection) -> Result<Known, Error> {
 pub(crate) async fn take_over(
     db: &mut PgConnection,
     id: i32,
-    text: &str,
-    hash: &Hash,
+    new: &NewSchema<'_>,
 ) -> Result<(), Error> {
     sqlx::query("update schema_id_highest set id = $1 where id < $1")
         .bind(id)
         .execute(&mut *db)
         .await?;
-    store_schema(db, id, "platform", hash, text).await
+    store_schema(db, id, new).await
 }
 
 /// Takes over a version of a subject likewise. Whose it is follows from the topic's prefix, and for
@@ -280,6 +444,13 @@ pub(crate) async fn add_version(
     .bind(schema_id)
     .execute(&mut *db)
     .await?;
+    sqlx::query(
+        "update subject set version_highest = greatest(version_highest, $2) where name = $1",
+    )
+    .bind(subject)
+    .bind(version)
+    .execute(&mut *db)
+    .await?;
     publish_version(db, cluster, owner, subject, version, schema_id, false).await
 }
 
@@ -299,6 +470,45 @@ pub(crate) async fn delete_version(
     publish_version(db, cluster, owner, subject, number, version.schema_id, true).await
 }
 
+/// Deletes a version for good, and its schema where no other version has it. The schema's row stays,
+/// so that its id is never another's.
+pub(crate) async fn purge_version(
+    db: &mut PgConnection,
+    cluster: &Cluster,
+    owner: &str,
+    version: &Version,
+) -> Result<(), Error> {
+    let (subject, number, id) = (version.subject.as_str(), version.version, version.schema_id);
+    sqlx::query("delete from subject_version where subject = $1 and version = $2")
+        .bind(subject)
+        .bind(number)
+        .execute(&mut *db)
+        .await?;
+    let tombstone = None::<&SubjectRecord>;
+    publish(
+        db,
+        cluster,
+        owner,
+        &format!("subject/{subject}/{number}"),
+        tombstone,
+    )
+    .await?;
+    let gone = sqlx::query(
+        "update schema set gone = true
+         where id = $1 and not exists (select from subject_version where schema_id = $1)",
+    )
+    .bind(id)
+    .execute(&mut *db)
+    .await?;
+    if gone.rows_affected() == 0 {
+        return Ok(());
+    }
+    for key in [format!("schema/{id}"), format!("references/{id}")] {
+        publish(db, cluster, owner, &key, None::<&SchemaRecord>).await?;
+    }
+    Ok(())
+}
+
 async fn publish_version(
     db: &mut PgConnection,
     cluster: &Cluster,
@@ -316,7 +526,7 @@ async fn publish_version(
         deleted,
     };
     let key = format!("subject/{subject}/{version}");
-    publish(db, cluster, owner, &key, &record).await
+    publish(db, cluster, owner, &key, Some(&record)).await
 }
 
 async fn publish(
@@ -324,15 +534,15 @@ async fn publish(
     cluster: &Cluster,
     owner: &str,
     key: &str,
-    record: &impl Record,
+    record: Option<&impl Record>,
 ) -> Result<(), Error> {
-    let value = String::from_utf8(record.encode()).expect("JSON is UTF-8");
+    let value = record.map(|record| String::from_utf8(record.encode()).expect("JSON is UTF-8"));
     let new = outbox::New {
         owner,
         topic: &cluster.schemas(),
         partition: Some(0),
         key,
-        value: Some(&value),
+        value: value.as_deref(),
     };
     outbox::add(db, new).await
 }
@@ -351,30 +561,51 @@ pub(crate) async fn set_compatibility(
     Ok(())
 }
 
-/// Returns the compatibility level of subjects without their own, if one was set.
-pub(crate) async fn global_compatibility(db: &mut PgConnection) -> Result<Option<String>, Error> {
-    let row = sqlx::query_scalar("select value from setting where name = 'compatibility'")
+/// Sets or removes a subject's own mode.
+pub(crate) async fn set_mode(
+    db: &mut PgConnection,
+    subject: &str,
+    mode: Option<&str>,
+) -> Result<(), Error> {
+    sqlx::query("update subject set mode = $2 where name = $1")
+        .bind(subject)
+        .bind(mode)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Returns what is set for subjects that have nothing of their own, if anything is.
+pub(crate) async fn setting(
+    db: &mut PgConnection,
+    setting: Setting,
+) -> Result<Option<String>, Error> {
+    let row = sqlx::query_scalar("select value from setting where name = $1")
+        .bind(setting.as_str())
         .fetch_optional(db)
         .await?;
     Ok(row)
 }
 
-/// Sets or removes the compatibility level of subjects without their own.
-pub(crate) async fn set_global_compatibility(
+/// Sets or removes what holds for subjects that have nothing of their own.
+pub(crate) async fn set(
     db: &mut PgConnection,
-    level: Option<&str>,
+    setting: Setting,
+    value: Option<&str>,
 ) -> Result<(), Error> {
-    let Some(level) = level else {
-        sqlx::query("delete from setting where name = 'compatibility'")
+    let Some(value) = value else {
+        sqlx::query("delete from setting where name = $1")
+            .bind(setting.as_str())
             .execute(db)
             .await?;
         return Ok(());
     };
     sqlx::query(
-        "insert into setting (name, owner, value) values ('compatibility', 'platform', $1)
+        "insert into setting (name, owner, value) values ($1, 'platform', $2)
          on conflict (name) do update set value = excluded.value",
     )
-    .bind(level)
+    .bind(setting.as_str())
+    .bind(value)
     .execute(db)
     .await?;
     Ok(())

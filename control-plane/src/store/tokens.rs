@@ -1,5 +1,7 @@
 //! Tokens and what they allow, and organisations.
 
+use std::collections::HashMap;
+
 use sqlx::PgConnection;
 
 use crate::caller::{Caller, Role};
@@ -31,6 +33,19 @@ pub(crate) async fn find(db: &mut PgConnection, hash: &[u8; 32]) -> Result<Optio
         let role = Role::parse(&role)?;
         Some(Caller { owner, role })
     }))
+}
+
+/// Returns all tokens that are valid, by hash, with what they allow.
+pub(crate) async fn all(db: &mut PgConnection) -> Result<HashMap<Vec<u8>, Caller>, Error> {
+    let rows: Vec<(Vec<u8>, String, String)> =
+        sqlx::query_as("select hash, owner, role from token where revoked_at is null")
+            .fetch_all(db)
+            .await?;
+    let allowed = rows.into_iter().filter_map(|(hash, owner, role)| {
+        let role = Role::parse(&role)?;
+        Some((hash, Caller { owner, role }))
+    });
+    Ok(allowed.collect())
 }
 
 /// Stores a token unless it is known, revoked or not.

@@ -152,6 +152,31 @@ impl Platform {
         }
     }
 
+    /// Ends the control plane where it stands, as a crash does.
+    pub(crate) fn kill(&mut self) {
+        drop(self.running.take());
+    }
+
+    /// Starts a second replica over the same database and Kafka.
+    pub(crate) async fn twin(&self) -> Self {
+        Self {
+            running: Some(start(self.config.clone()).await.unwrap()),
+            config: self.config.clone(),
+            cluster: self.cluster.clone(),
+            kafka: self.kafka.clone(),
+            admin: self.admin.clone(),
+            database_url: self.database_url.clone(),
+            database: self.database.clone(),
+            client: self.client.clone(),
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// Ends a replica; what it shares with the other stays.
+    pub(crate) async fn leave(mut self) {
+        self.stop().await;
+    }
+
     /// Starts the control plane again.
     pub(crate) async fn restart(&mut self) {
         self.running = Some(start(self.config.clone()).await.unwrap());

@@ -15,5 +15,8 @@ mod offsets;
 mod openapi;
 mod outbox;
 mod registry;
+mod registry_modes;
+mod replicas;
 mod requests;
+mod standby;
 mod views;

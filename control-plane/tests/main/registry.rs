@@ -123,10 +123,6 @@ fn refusals_carry_the_codes_that_clients_know() {
             .registry("PUT", "/config", Some(level))
             .await
             .refuses(42203, "Invalid compatibility");
-        let gone = platform
-            .registry("DELETE", "/subjects/t?permanent=true", None)
-            .await;
-        gone.refuses(42205, "an id may stand in any record");
         get("/nowhere").await.refuses(404, "no such path");
         let malformed = platform
             .request(Api::Registry, "POST", "/subjects/t/versions")
