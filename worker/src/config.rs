@@ -59,7 +59,7 @@ pub struct Config {
     pub tasks_staleness_max: Duration,
     /// `view_segment`: time after which a view's partition that holds a tombstone and gets no other
     /// record has its last record written again, so that the segment ends and what was withdrawn is
-    /// removed from it. Not below the topics' `segment.ms`. 1 s to 1 d; default `1h`.
+    /// removed from it. Not below the topics' `segment.ms`. 1 s to 24 h; default `1h`.
     pub view_segment: Duration,
 }
 
@@ -121,7 +121,7 @@ impl Config {
             stop_deadline: root.duration("stop_deadline", "10s", ("100ms", "10m"), &mut reader),
             status_interval: root.duration("status_interval", "5s", ("100ms", "10m"), &mut reader),
             tasks_staleness_max: root.duration("tasks_staleness", "1m", ("5s", "1h"), &mut reader),
-            view_segment: root.duration("view_segment", "1h", ("1s", "1d"), &mut reader),
+            view_segment: root.duration("view_segment", "1h", ("1s", "24h"), &mut reader),
         };
         for section in [root, registry, secrets, batch] {
             section.refuse_the_rest(&mut reader);
