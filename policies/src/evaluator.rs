@@ -1,8 +1,10 @@
 //! A view applied to rows: what it shows of each, in bytes.
 
 use hutong_schemas::cell::Cell;
+use hutong_schemas::position::SchemaId;
 use hutong_schemas::record::{FieldInfo, RecordEncoder};
 use hutong_schemas::sql_type::SqlType;
+use hutong_schemas::table::{Column, DefaultValue};
 
 use crate::condition::{Condition, Truth};
 use crate::error::Error;
@@ -39,6 +41,43 @@ pub struct Evaluator {
     masked: String,
     outputs: Vec<Output>,
     cells: Vec<Cell<'static>>,
+    /// What stands behind the cells that arrive: columns that the rows' schema does not have yet.
+    pads: Vec<Pad>,
+}
+
+/// The value of a column in a row that was written before the column was there.
+#[derive(Clone, Debug)]
+enum Pad {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Text(String),
+}
+
+impl Pad {
+    fn cell(&self) -> Cell<'_> {
+        match self {
+            Self::Null => Cell::Null,
+            Self::Bool(value) => Cell::Bool(*value),
+            Self::Int(value) => Cell::Int(*value),
+            Self::Text(text) => Cell::Text(text),
+        }
+    }
+
+    /// Returns the default of a column, or `None` if it is not known here in a form that rows have.
+    fn of(column: &Column) -> Option<Self> {
+        let Some(DefaultValue(value)) = &column.default else {
+            return column.nullable.then_some(Self::Null);
+        };
+        match column.sql_type {
+            SqlType::Bool => value.as_bool().map(Self::Bool),
+            SqlType::Int2 | SqlType::Int4 | SqlType::Int8 => value.as_i64().map(Self::Int),
+            SqlType::Text | SqlType::Varchar { .. } | SqlType::Char { .. } => {
+                value.as_str().map(|text| Self::Text(text.to_owned()))
+            }
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -76,8 +115,35 @@ impl Evaluator {
         columns: &[FieldInfo],
         master_secret: Option<&[u8]>,
     ) -> Result<Self, Error> {
+        Self::compile(task, columns, master_secret, false)
+    }
+
+    /// Compiles a view for rows of one schema of the table's topic, by its id. Ids rise, so what an
+    /// earlier schema than the table's lacks was added later: such a row holds the column's default,
+    /// as a reader of Avro would see it. What a later one lacks was dropped.
+    ///
+    /// # Errors
+    /// As [`Evaluator::new`].
+    pub fn of_schema(
+        task: &ViewTask,
+        schema: SchemaId,
+        columns: &[FieldInfo],
+        master_secret: Option<&[u8]>,
+    ) -> Result<Self, Error> {
+        let is_earlier = task.table_schema_id.is_some_and(|table| schema.0 < table.0);
+        Self::compile(task, columns, master_secret, is_earlier)
+    }
+
+    fn compile(
+        task: &ViewTask,
+        columns: &[FieldInfo],
+        master_secret: Option<&[u8]>,
+        is_earlier: bool,
+    ) -> Result<Self, Error> {
         let plan = plan(task)?;
-        let positions = positions(task, plan.used_columns(), columns)?;
+        let mut pads = Vec::new();
+        let pad = is_earlier.then_some(&mut pads);
+        let positions = positions(task, plan.used_columns(), columns, pad)?;
         let secret = check_secret(task, &plan, master_secret)?;
         let mut evaluator = Self::keyed(task, &plan, &positions, secret)?;
         let at = |index: usize| positions[index].expect("a used column has a position");
@@ -100,6 +166,7 @@ impl Evaluator {
             })
             .collect();
         evaluator.condition = plan.condition.map(|condition| condition.at(&positions));
+        evaluator.pads = pads;
         Ok(evaluator)
     }
 
@@ -122,7 +189,7 @@ impl Evaluator {
         master_secret: Option<&[u8]>,
     ) -> Result<Self, Error> {
         let plan = plan(task)?;
-        let positions = positions(task, plan.key.clone(), key_fields)?;
+        let positions = positions(task, plan.key.clone(), key_fields, None)?;
         let secret = check_secret(task, &plan, master_secret)?;
         Self::keyed(task, &plan, &positions, secret)
     }
@@ -165,6 +232,7 @@ impl Evaluator {
             masked: String::new(),
             outputs: Vec::new(),
             cells: Vec::new(),
+            pads: Vec::new(),
         })
     }
 
@@ -175,6 +243,26 @@ impl Evaluator {
     /// [`Error::Encode`] if a value does not fit the view's schema, [`Error::Key`] if the key is
     /// not there; the buffers may then hold parts.
     pub fn row(
+        &mut self,
+        cells: &[Cell<'_>],
+        key: &mut Vec<u8>,
+        value: &mut Vec<u8>,
+    ) -> Result<Decision, Error> {
+        if self.pads.is_empty() {
+            return self.whole_row(cells, key, value);
+        }
+        let pads = std::mem::take(&mut self.pads);
+        let padded: Vec<Cell<'_>> = cells
+            .iter()
+            .copied()
+            .chain(pads.iter().map(Pad::cell))
+            .collect();
+        let decision = self.whole_row(&padded, key, value);
+        self.pads = pads;
+        decision
+    }
+
+    fn whole_row(
         &mut self,
         cells: &[Cell<'_>],
         key: &mut Vec<u8>,
@@ -309,24 +397,33 @@ fn plan(task: &ViewTask) -> Result<ViewPlan, Error> {
     })
 }
 
-/// Returns, per column of the table, where it stands in what arrives; the used ones must be there.
+/// Returns, per column of the table, where it stands in what arrives; the used ones must be there, or
+/// are put behind what arrives where `pads` are given.
 fn positions(
     task: &ViewTask,
     used: Vec<usize>,
     arriving: &[FieldInfo],
+    mut pads: Option<&mut Vec<Pad>>,
 ) -> Result<Vec<Option<usize>>, Error> {
     let find = |name: &str| arriving.iter().position(|field| field.name == name);
     let columns = &task.table.columns;
-    let positions: Vec<Option<usize>> = columns.iter().map(|column| find(&column.name)).collect();
+    let mut positions: Vec<Option<usize>> =
+        columns.iter().map(|column| find(&column.name)).collect();
     for index in used {
         let column = &columns[index];
         match positions[index].map(|position| arriving[position].sql_type) {
             None => {
-                return Err(missing(
-                    task,
-                    &column.name,
-                    "is no longer in the rows of the topic",
-                ));
+                let Some(pads) = &mut pads else {
+                    let problem = "is no longer in the rows of the topic";
+                    return Err(missing(task, &column.name, problem));
+                };
+                let Some(pad) = Pad::of(column) else {
+                    let problem = "was added later, with a default that older rows of the topic \
+                                   do not show; the table needs a new snapshot";
+                    return Err(missing(task, &column.name, problem));
+                };
+                positions[index] = Some(arriving.len() + pads.len());
+                pads.push(pad);
             }
             Some(found) if !same_cells(found, column.sql_type) => {
                 let problem = format!(

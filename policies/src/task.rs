@@ -36,6 +36,9 @@ pub struct ViewTask {
     pub topic_id: String,
     /// The input table, as the document was compiled against.
     pub table: TableSchema,
+    /// The id of the schema that the table's events had then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table_schema_id: Option<SchemaId>,
     /// The id of `key_schema`.
     pub key_schema_id: SchemaId,
     /// The id of `value_schema`.

@@ -56,6 +56,7 @@ fn task(document: ViewDocument, table: TableSchema) -> ViewTask {
         key_schema: plan.key_schema(),
         value_schema: plan.value_schema(),
         secret_fingerprint: None,
+        table_schema_id: None,
         needs_secret: plan.needs_secret(),
         share_key_version: 1,
         state: ViewState::Live,

@@ -138,8 +138,8 @@ impl Preview {
         if !self.evaluators.contains_key(&schema) {
             let secret = self.secret.as_deref();
             let pair = (
-                Evaluator::new(&self.now, columns, secret)?,
-                Evaluator::new(&self.then, columns, secret)?,
+                Evaluator::of_schema(&self.now, schema, columns, secret)?,
+                Evaluator::of_schema(&self.then, schema, columns, secret)?,
             );
             self.evaluators.insert(schema, pair);
         }

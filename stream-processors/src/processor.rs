@@ -217,7 +217,12 @@ impl<S: Store> Processor<S> {
                 None => (stored.cloned(), stored.cloned()),
             };
             // What a suspended view holds may not have been readable when it was suspended.
-            let was_suspended = matches!(&base, Some(position) if matches!(position.progress, Progress::Suspended { .. }));
+            let was_unreadable = match &running {
+                Some(view) => view.is_unreadable,
+                None => {
+                    matches!(&base, Some(position) if matches!(position.progress, Progress::Suspended { .. }))
+                }
+            };
             self.gone.remove(&task.name);
             let mut view = take_up(task, base, committed, total, running.is_none());
             if let Some(running) = &running {
@@ -226,7 +231,7 @@ impl<S: Store> Processor<S> {
             (view.now_ms, view.segment_ms) = (self.now_ms, self.segment_ms);
             check_secret(&mut view, self.secret.as_deref());
             let has_ended = view.position.progress.has_ended();
-            let known = !was_suspended
+            let known = !was_unreadable
                 && (running.is_some()
                     || (members_known && positions.contains_key(&view.task.name)));
             if !has_ended && !known {

@@ -220,7 +220,7 @@ impl View {
         self.scratch.key.clear();
         self.scratch.value.clear();
         if !self.evaluators.contains_key(&row.schema) {
-            let evaluator = Evaluator::new(&self.task, row.columns, secret)?;
+            let evaluator = Evaluator::of_schema(&self.task, row.schema, row.columns, secret)?;
             self.evaluators.insert(row.schema, evaluator);
         }
         let evaluator = self

@@ -653,3 +653,38 @@ fn a_preview_counts_what_a_change_would_move() {
     };
     assert_eq!(counts, expected);
 }
+
+#[test]
+fn a_column_that_older_rows_lack_is_its_default_and_one_that_newer_rows_lack_stops_the_view() {
+    let added = |schema: u32| {
+        let mut task = view("s03", 1, &[("id", None)], None);
+        let column = |name: &str, attnum: i16| {
+            let mut column = task.table.columns[4].clone();
+            (column.name, column.attnum, column.nullable) = (name.to_owned(), attnum, true);
+            column
+        };
+        let (remark, mut grade) = (column("remark", 6), column("grade", 7));
+        let default = hutong_schemas::table::DefaultValue(serde_json::json!("none"));
+        (grade.default, grade.nullable) = (Some(default), false);
+        task.table.columns.extend([remark, grade]);
+        for name in ["remark", "grade"] {
+            let granted = hutong_policies::document::Column {
+                name: name.to_owned(),
+                mask: None,
+            };
+            task.document.columns.push(granted);
+        }
+        task.document.where_ = Some("remark IS NULL AND grade = 'none'".to_owned());
+        let plan = hutong_policies::compile(&task.document, &task.table).unwrap();
+        task.value_schema = plan.value_schema();
+        task.table_schema_id = Some(hutong_schemas::position::SchemaId(schema));
+        task
+    };
+    // The rows of the test are of schema 2.
+    let scene = filled(vec![added(3)]);
+    let rows: Vec<_> = scene.kafka.rows(&scene.tasks[0]).into_values().collect();
+    assert_eq!(rows.len(), 20);
+    assert_eq!(rows[0], ["0", "NULL", "none"]);
+    let scene = filled(vec![added(2)]);
+    assert!(matches!(scene.progress(0), Progress::Suspended { .. }));
+}

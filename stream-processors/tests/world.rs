@@ -239,6 +239,7 @@ pub(crate) fn view(
         key_schema: plan.key_schema(),
         value_schema: plan.value_schema(),
         secret_fingerprint: Some(secret::fingerprint(SECRET)),
+        table_schema_id: None,
         needs_secret: plan.needs_secret(),
         share_key_version: 1,
         state: ViewState::Live,

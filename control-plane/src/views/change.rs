@@ -2,6 +2,7 @@
 
 use hutong_policies::change::{Change, compare};
 use hutong_policies::{ViewDocument, ViewPlan};
+use hutong_schemas::position::SchemaId;
 use hutong_schemas::table::TableSchema;
 use sqlx::types::Json;
 
@@ -18,6 +19,7 @@ pub(super) struct Planned {
     pub(super) before: View,
     pub(super) document: ViewDocument,
     pub(super) table: TableSchema,
+    pub(super) table_schema_id: u32,
     pub(super) plan: ViewPlan,
     pub(super) change: Change,
     pub(super) share: shares::Share,
@@ -80,6 +82,7 @@ pub(super) async fn plan(
         return Err(Error::field("valid_until", "is in the past"));
     }
     let (captured, _) = find_table(app, caller, &before.source_topic).await?;
+    let table_schema_id = captured.record.value_schema_id;
     let table = captured.record.table;
     let plan = hutong_policies::compile(&document, &table).map_err(|errors| refused(&errors))?;
     let share = {
@@ -93,6 +96,7 @@ pub(super) async fn plan(
         before,
         document,
         table,
+        table_schema_id,
         plan,
         change,
         share,
@@ -106,6 +110,7 @@ async fn in_place(app: &App, planned: Planned) -> Result<(), Error> {
         before,
         document,
         table,
+        table_schema_id,
         plan,
         change,
         share,
@@ -136,6 +141,7 @@ async fn in_place(app: &App, planned: Planned) -> Result<(), Error> {
     compiled.version = view.version.unsigned_abs();
     compiled.document = document.clone();
     compiled.table = table;
+    compiled.table_schema_id = Some(SchemaId(table_schema_id));
     compiled.valid_until_ms = view.valid_until_ms;
     compiled.share_key_version = share.key_version.unsigned_abs();
     compiled.needs_secret = plan.needs_secret();

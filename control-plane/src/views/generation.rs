@@ -29,6 +29,7 @@ pub(super) struct Next {
     pub(super) before: View,
     pub(super) document: ViewDocument,
     pub(super) table: TableSchema,
+    pub(super) table_schema_id: u32,
     pub(super) plan: ViewPlan,
     /// Columns whose delivered values are withdrawn.
     pub(super) withdrawn: Vec<String>,
@@ -43,6 +44,7 @@ impl From<Planned> for Next {
             before: planned.before,
             document: planned.document,
             table: planned.table,
+            table_schema_id: planned.table_schema_id,
             plan: planned.plan,
         }
     }
@@ -180,6 +182,7 @@ fn draft(next: Next, sinks_are_through: bool) -> Draft {
         document: next.document,
         plan: next.plan,
         table: next.table,
+        table_schema_id: next.table_schema_id,
         owner: before.owner,
         location: before.location,
         generation: before.generation + 1,

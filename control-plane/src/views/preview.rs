@@ -3,6 +3,7 @@
 
 use futures::future::try_join_all;
 use hutong_policies::{ViewDocument, ViewTask};
+use hutong_schemas::position::SchemaId;
 use hutong_transport::record::RequestKind;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -94,6 +95,7 @@ async fn count(app: &App, planned: &Planned) -> Result<Result<PreviewRows, Strin
     let wanted = ViewTask {
         document: planned.document.clone(),
         table: planned.table.clone(),
+        table_schema_id: Some(SchemaId(planned.table_schema_id)),
         key_schema: planned.plan.key_schema(),
         value_schema: planned.plan.value_schema(),
         needs_secret: planned.plan.needs_secret(),

@@ -49,6 +49,7 @@ pub(crate) async fn rotate(
         }
         seen.push((before.name.clone(), before.version));
         let (document, table) = (before.document.0.clone(), before.compiled.table.clone());
+        let table_schema_id = before.compiled.table_schema_id.map_or(0, |id| id.0);
         let plan = hutong_policies::compile(&document, &table).map_err(|e| refused(&e))?;
         if !plan.needs_secret() {
             continue;
@@ -61,6 +62,7 @@ pub(crate) async fn rotate(
             before,
             document,
             table,
+            table_schema_id,
             plan,
         });
     }

@@ -1,7 +1,7 @@
 //! Bringing the state up to the committed position: members from the views' topics, rows from the
 //! input. Both are read to where they ended after fencing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hutong_schemas::class::{Class, Classified};
@@ -52,11 +52,23 @@ impl Attempt {
         positions: BTreeMap<String, ViewPosition>,
     ) -> Result<(), TaskError> {
         let tasks = self.task.views.clone();
+        // Those that go on as they are need not be looked at: all views wait meanwhile.
+        let running: BTreeSet<String> = self
+            .work()
+            .processor
+            .views()
+            .iter()
+            .map(|view| view.task().topic_id.clone())
+            .collect();
         let rebuild = self
             .blocking(move |work| work.processor.adopt(tasks, &positions))
             .await??;
         for view in 0..self.work().processor.views().len() {
             let must_rebuild = rebuild.members.contains(&view);
+            let topic_id = &self.work().processor.views()[view].task().topic_id;
+            if running.contains(topic_id) && !must_rebuild {
+                continue;
+            }
             match self.prepare(view, must_rebuild).await {
                 Err(error) if error.class == Class::Definite => self.suspend(view, error),
                 result => result?,
