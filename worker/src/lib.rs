@@ -10,6 +10,7 @@ mod config;
 
 mod task;
 
+mod folders;
 mod follower;
 mod ownership;
 mod task_table;
@@ -20,6 +21,7 @@ mod status;
 mod supervisor;
 
 mod live_keys;
+mod offsets;
 mod processor_loop;
 mod sink_loop;
 mod source_host;
@@ -34,6 +36,7 @@ mod http;
 mod metrics;
 mod owned;
 mod platform;
+mod preview;
 mod retry;
 
 use std::net::SocketAddr;

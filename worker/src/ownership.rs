@@ -32,6 +32,7 @@ use hutong_transport::record::{
 };
 use tokio::sync::{mpsc, watch};
 
+use crate::folders::{self, Folders};
 use crate::follower::{Followed, Follower, FollowerId, Reached};
 use crate::owned::Owned;
 use crate::platform::Platform;
@@ -69,6 +70,7 @@ pub(crate) struct Ownership {
     may_deliver: watch::Sender<bool>,
     readiness: watch::Sender<Readiness>,
     current_at: Instant,
+    folders: Folders,
 }
 
 /// A partition that is ours.
@@ -127,6 +129,7 @@ impl Ownership {
         readiness: watch::Sender<Readiness>,
     ) -> Self {
         Self {
+            folders: Folders::new(&platform.config.data_dir),
             membership,
             platform,
             partitions: HashMap::new(),
@@ -171,6 +174,7 @@ impl Ownership {
                     }
                     self.answers.retain(|answer| !answer.is_finished());
                     self.measure();
+                    self.remove_folders();
                 }
             }
         }
@@ -283,7 +287,7 @@ impl Ownership {
             match change {
                 Change::Wanted(record) => self.want(partition, record),
                 Change::Gone(task) => self.forget(partition, task).await,
-                Change::Asked(request) => self.answer(request),
+                Change::Asked(request) => self.answer(partition, request),
                 Change::AnswerGone(request) => self.erase(request_key(&request)),
                 Change::Unreadable(task, why) => self.refuse(task, why),
             }
@@ -316,10 +320,14 @@ impl Ownership {
         }
     }
 
-    fn answer(&mut self, request: RequestRecord) {
+    fn answer(&mut self, partition: i32, request: RequestRecord) {
         let platform = Arc::clone(&self.platform);
         let name = format!("answer to request {}", request.request);
-        let answer = Owned::spawn(name, requests::answer(platform, request));
+        let desk = requests::task_of(&request).and_then(|task| {
+            let tenure = self.partitions.get(&partition)?.tenures.get(&task)?;
+            Some(tenure.requests())
+        });
+        let answer = Owned::spawn(name, requests::answer(platform, request, desk));
         self.answers.push(answer);
     }
 
@@ -449,6 +457,22 @@ impl Ownership {
             (true, true) => Readiness::Ready,
         };
         self.readiness.send_replace(readiness);
+    }
+
+    /// Removes the folders of tasks that are not here, once it is known which are.
+    fn remove_folders(&mut self) {
+        if *self.readiness.borrow() != Readiness::Ready {
+            return;
+        }
+        let tenures = self.partitions.values().flat_map(|p| p.tenures.keys());
+        let due = self.folders.due(&tenures.cloned().collect(), Instant::now());
+        if !due.is_empty() {
+            let removing = tokio::task::spawn_blocking(move || folders::remove(due));
+            self.answers
+                .push(Owned::spawn("removal of folders", async move {
+                    drop(removing.await);
+                }));
+        }
     }
 
     fn measure(&self) {

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hutong_connectors_core::ErrorReport;
-use hutong_connectors_core::secret::{Secret, Secrets};
+use hutong_connectors_core::secret::{OwnerSecrets, Secret};
 use hutong_schemas::class::{Class, Classified};
 use hutong_transport::KafkaConfig;
 use hutong_transport::admin::Admin;
@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
+use crate::preview::Desks;
 use crate::schema_cache::SchemaCache;
 use crate::status::StatusHandle;
 
@@ -45,8 +46,8 @@ pub(crate) struct TaskContext {
     pub(crate) admin: Arc<Admin>,
     /// Schemas by id, and registering.
     pub(crate) schemas: Arc<SchemaCache>,
-    /// Resolves references in credential properties. Nothing else may.
-    pub(crate) secrets: Arc<Secrets>,
+    /// Resolves references in credential properties, of this task's owner. Nothing else may.
+    pub(crate) secrets: Arc<OwnerSecrets>,
     /// The secret from which keys of masks and hidden keys are derived, if one is configured.
     pub(crate) master_secret: Option<Arc<Secret>>,
     /// The worker's memory for rows on their way, shared by all tasks.
@@ -72,6 +73,10 @@ pub(crate) struct TaskContext {
     pub(crate) newest: watch::Receiver<Arc<TaskRecord>>,
     /// The time, and the later of ours and the broker's.
     pub(crate) clock: Clock,
+    /// Where a processor takes requests to count rows.
+    pub(crate) previews: Arc<Desks>,
+    /// After what time an append begins another segment of a view's topic.
+    pub(crate) view_segment: std::time::Duration,
 }
 
 impl std::fmt::Debug for TaskContext {
@@ -120,6 +125,11 @@ impl TaskError {
             message: message.into(),
             hint: None,
         }
+    }
+
+    /// Makes a definite error that has no error type of its own.
+    pub(crate) fn definite(message: impl Into<String>) -> Self {
+        Self::new(Class::Definite, message)
     }
 
     /// Adds what a person can do about it.

@@ -8,14 +8,20 @@ use async_trait::async_trait;
 use hutong_schemas::class::Class;
 use hutong_transport::group::Membership;
 use hutong_transport::record::{TaskKind, TaskRecord, TaskState};
-use tokio::sync::{oneshot, watch};
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::offsets::{self, Asked, Request};
 use crate::owned::Owned;
 use crate::platform::Platform;
+use crate::requests::owner_of;
 use crate::status::{self, StatusHandle};
 use crate::supervisor::{Attempt, MayDeliver, Runner, Supervisor};
 use crate::task::{Stopped, TaskContext, TaskError};
 use crate::{processor_loop, sink_loop, source_loop};
+
+/// Requests about one task that wait for being answered; each comes from a person.
+const REQUESTS_MAX: usize = 4;
 
 /// How long the last status may take when a task is given up.
 const LAST_STATUS_DEADLINE: Duration = Duration::from_secs(2);
@@ -27,6 +33,7 @@ pub(crate) struct Tenure {
     newest: watch::Sender<Arc<TaskRecord>>,
     status: StatusHandle,
     give_up: oneshot::Sender<()>,
+    requests: mpsc::Sender<Request>,
     supervisor: Owned<()>,
     publisher: Owned<()>,
 }
@@ -45,6 +52,7 @@ impl Tenure {
         let status = StatusHandle::new(&record, worker_id, platform.clock.clone());
         let (newest, newest_seen) = watch::channel(record);
         let (give_up, given_up) = oneshot::channel();
+        let (requests, requested) = mpsc::channel(REQUESTS_MAX);
         let supervisor = Supervisor {
             runner: Arc::new(Loops {
                 platform: Arc::clone(&platform),
@@ -53,6 +61,7 @@ impl Tenure {
             }),
             newest: newest_seen,
             may_deliver,
+            requests: requested,
             status: status.clone(),
             metrics: Arc::clone(&platform.metrics),
             stop_deadline: platform.config.stop_deadline,
@@ -75,6 +84,7 @@ impl Tenure {
             newest,
             status,
             give_up,
+            requests,
             supervisor,
             publisher,
         }
@@ -88,6 +98,11 @@ impl Tenure {
     /// Returns what the task is doing.
     pub(crate) fn state(&self) -> TaskState {
         self.status.state().0
+    }
+
+    /// Returns where requests about the task's offsets are taken.
+    pub(crate) fn requests(&self) -> mpsc::Sender<Request> {
+        self.requests.clone()
     }
 
     /// Stops the task in order and says so.
@@ -166,6 +181,11 @@ impl Runner for Loops {
             .await
             .map_err(|error| disk_error("could not remove", &data_dir, &error))
     }
+
+    async fn offsets(&self, attempt: Attempt, asked: &Asked) -> Result<Value, TaskError> {
+        let ctx = self.context(attempt).await?;
+        Box::pin(offsets::carry_out(ctx, asked)).await
+    }
 }
 
 impl Loops {
@@ -185,7 +205,7 @@ impl Loops {
             kafka: platform.kafka.clone(),
             admin: Arc::clone(&platform.admin),
             schemas: Arc::clone(&platform.schemas),
-            secrets: Arc::clone(&platform.secrets),
+            secrets: Arc::new(platform.secrets.of(owner_of(&attempt.task.config))),
             master_secret: platform.master_secret.clone(),
             budget: platform.budget.clone(),
             batch: platform.batch,
@@ -197,6 +217,8 @@ impl Loops {
             task: attempt.task,
             newest: attempt.newest,
             clock: platform.clock.clone(),
+            previews: Arc::clone(&platform.previews),
+            view_segment: platform.config.view_segment,
         })
     }
 }
