@@ -34,10 +34,12 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use hutong_schemas::class::Class;
 use hutong_transport::record::{TargetState, TaskKind, TaskRecord, TaskState};
-use tokio::sync::{oneshot, watch};
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error_policy::{Action, History};
 use crate::metrics::Metrics;
+use crate::offsets::{Action as OffsetAction, Asked, Request};
 use crate::owned::Owned;
 use crate::status::StatusHandle;
 use crate::task::{Stopped, TaskError};
@@ -64,6 +66,8 @@ pub(crate) trait Runner: Send + Sync {
     async fn run(&self, attempt: Attempt) -> Result<Stopped, TaskError>;
     /// Gives up for good what the task owns outside Kafka.
     async fn delete(&self, attempt: Attempt) -> Result<(), TaskError>;
+    /// Reads or changes where the task goes on. Nothing of the task runs meanwhile.
+    async fn offsets(&self, attempt: Attempt, asked: &Asked) -> Result<Value, TaskError>;
 }
 
 /// Whether tasks may run: false while the worker does not know what is wanted.
@@ -177,6 +181,8 @@ fn idle_step(wanted: &TaskRecord, may_deliver: bool) -> Step {
         TargetState::Running if may_deliver => Step::Start,
         TargetState::Running => Step::Show(TaskState::Restarting),
         TargetState::Deleted => Step::Start,
+        // A sink that rests still empties what its grant no longer covers, and does nothing else.
+        TargetState::Paused | TargetState::Stopped if wanted.kind == TaskKind::Sink => Step::Start,
         TargetState::Paused => Step::Show(TaskState::Paused),
         TargetState::Stopped => Step::Show(TaskState::Stopped),
     }
@@ -201,6 +207,9 @@ pub(crate) fn supersedes(known: &TaskRecord, record: &TaskRecord) -> bool {
 /// The wait before a proof of membership that only a state to show depends on is tried again.
 const PROOF_RETRY: Duration = Duration::from_secs(1);
 
+/// How long reading or changing offsets may take; whoever asked does not wait longer.
+const OFFSETS_DEADLINE: Duration = Duration::from_secs(10);
+
 /// Waits for a change; for ever once nothing can change any more.
 async fn changed<T>(receiver: &mut watch::Receiver<T>) {
     if receiver.changed().await.is_err() {
@@ -213,6 +222,8 @@ pub(crate) struct Supervisor {
     pub(crate) runner: Arc<dyn Runner>,
     pub(crate) newest: watch::Receiver<Arc<TaskRecord>>,
     pub(crate) may_deliver: MayDeliver,
+    /// Who asks for offsets.
+    pub(crate) requests: mpsc::Receiver<Request>,
     pub(crate) status: StatusHandle,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stop_deadline: Duration,
@@ -223,6 +234,7 @@ enum Event {
     GiveUp,
     Looked,
     Ended(Result<Ended, TaskError>),
+    Asked(Request),
 }
 
 impl Supervisor {
@@ -247,6 +259,7 @@ impl Supervisor {
                     Event::GiveUp => break,
                     Event::Looked => phase,
                     Event::Ended(ended) => self.after(phase, ended, &mut history),
+                    Event::Asked(request) => self.answer(phase, &wanted, request).await,
                 },
             };
         }
@@ -385,7 +398,59 @@ impl Supervisor {
             ended = ended => Event::Ended(ended),
             () = changed(&mut self.newest) => Event::Looked,
             () = changed(&mut self.may_deliver) => Event::Looked,
+            Some(request) = self.requests.recv() => Event::Asked(request),
             () = timer => Event::Looked,
+        }
+    }
+
+    /// Reads or changes offsets while nothing of the task runs. Offsets change only while the task is
+    /// wanted stopped; what still runs then, guarding what was withdrawn, is ended for it and begins
+    /// again after it.
+    async fn answer(&self, phase: Phase, wanted: &Arc<TaskRecord>, request: Request) -> Phase {
+        let Request { asked, reply } = request;
+        let is_stopped = wanted.target == TargetState::Stopped;
+        if !is_stopped && asked.action != OffsetAction::Get {
+            // Whoever asked may have stopped waiting.
+            drop(reply.send(Err(TaskError::definite("the connector is not stopped"))));
+            return phase;
+        }
+        let phase = match phase {
+            Phase::Running(running) if is_stopped => {
+                drop(self.end(running).await);
+                Phase::Idle
+            }
+            Phase::Running(running) => {
+                drop(reply.send(Err(TaskError::definite("the task runs"))));
+                return Phase::Running(running);
+            }
+            idle => idle,
+        };
+        drop(reply.send(self.offsets(wanted, asked).await));
+        phase
+    }
+
+    async fn offsets(&self, wanted: &Arc<TaskRecord>, asked: Asked) -> Result<Value, TaskError> {
+        let (_stop, stopping) = watch::channel(false);
+        let attempt = Attempt {
+            task: Arc::clone(wanted),
+            newest: self.newest.clone(),
+            stop: stopping,
+            status: self.status.clone(),
+        };
+        let runner = Arc::clone(&self.runner);
+        let mut working = Owned::spawn(format!("offsets of {}", wanted.task), async move {
+            runner.prove_membership().await?;
+            runner.offsets(attempt, &asked).await
+        });
+        match tokio::time::timeout(OFFSETS_DEADLINE, working.finished()).await {
+            Ok(done) => done.flatten(),
+            Err(_) => {
+                working.abort_and_wait().await;
+                Err(TaskError::new(
+                    Class::Transient,
+                    "reading or changing the offsets took too long; look at them before you try again",
+                ))
+            }
         }
     }
 

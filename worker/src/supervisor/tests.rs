@@ -8,11 +8,13 @@ use async_trait::async_trait;
 use hutong_schemas::class::Class;
 use hutong_transport::record::{TargetState, TaskKind, TaskRecord, TaskState};
 use proptest::prelude::{Just, Strategy, prop_oneof, proptest};
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Attempt, Phase, Runner, Step, Supervisor, next_step, supersedes};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
+use crate::offsets::{Asked, Request};
 use crate::owned::Owned;
 use crate::status::StatusHandle;
 use crate::task::{Stopped, TaskError};
@@ -112,6 +114,15 @@ impl Runner for Model {
         self.deletions.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
+
+    async fn offsets(&self, _attempt: Attempt, asked: &Asked) -> Result<Value, TaskError> {
+        assert_eq!(
+            self.running.load(Ordering::SeqCst),
+            0,
+            "offsets while it runs"
+        );
+        Ok(json!({"asked": asked.task}))
+    }
 }
 
 fn record(kind: TaskKind) -> TaskRecord {
@@ -135,6 +146,7 @@ struct Bench {
     may_deliver: watch::Sender<bool>,
     status: StatusHandle,
     give_up: oneshot::Sender<()>,
+    requests: mpsc::Sender<Request>,
     supervisor: Owned<()>,
 }
 
@@ -153,11 +165,13 @@ impl Bench {
         let (newest, newest_seen) = watch::channel(task);
         let (may_deliver, may_deliver_seen) = watch::channel(true);
         let (give_up, given_up) = oneshot::channel();
+        let (requests, requested) = mpsc::channel(1);
         let runner: Arc<dyn Runner> = Arc::<Model>::clone(&model);
         let supervisor = Supervisor {
             runner,
             newest: newest_seen,
             may_deliver: may_deliver_seen,
+            requests: requested,
             status: status.clone(),
             metrics: Arc::new(Metrics::new()),
             stop_deadline: Duration::from_millis(100),
@@ -169,6 +183,7 @@ impl Bench {
             may_deliver,
             status,
             give_up,
+            requests,
             supervisor: Owned::spawn("supervisor", supervisor.supervise(given_up)),
         }
     }
@@ -433,4 +448,29 @@ proptest! {
             assert!(steps < 2, "still not at rest: {phase:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn offsets_change_only_while_the_task_is_stopped_and_nothing_of_it_runs() {
+    let mut bench = Bench::new(TaskKind::Source, &[]);
+    bench.started().await;
+    bench.reaches(TaskState::Running).await;
+    let ask = async |action: &str| {
+        let asked = serde_json::from_value(json!({"task": "rk-0", "action": action})).unwrap();
+        let (reply, answer) = oneshot::channel();
+        bench.requests.send(Request { asked, reply }).await.unwrap();
+        answer.await.unwrap().map_err(|error| error.message)
+    };
+    assert_eq!(ask("get").await, Err("the task runs".to_owned()));
+    let refused = ask("reset").await;
+    assert_eq!(refused, Err("the connector is not stopped".to_owned()));
+    bench.want(|task| {
+        task.version = 2;
+        task.target = TargetState::Stopped;
+    });
+    // Not waited for: the request is taken after the attempt has ended.
+    assert_eq!(ask("reset").await, Ok(json!({"asked": "rk-0"})));
+    bench.reaches(TaskState::Stopped).await;
+    bench.model.is_member.store(false, Ordering::SeqCst);
+    assert_eq!(ask("alter").await, Err("not a member".to_owned()));
 }
