@@ -22,7 +22,8 @@ pub(crate) struct Registry {
 
 struct Shared {
     schemas: Mutex<Vec<String>>,
-    versions: Mutex<HashMap<String, i32>>,
+    /// For each subject the ids of its versions.
+    versions: Mutex<HashMap<String, Vec<u32>>>,
     is_away: AtomicBool,
     producer: PlainProducer,
     topic: String,
@@ -67,22 +68,25 @@ async fn register(
         );
     }
     let schema = body["schema"].as_str().unwrap().to_owned();
-    let (id, is_new) = {
+    let id = {
         let mut schemas = state.schemas.lock().unwrap();
         let known = schemas.iter().position(|known| *known == schema);
         let index = known.unwrap_or_else(|| {
             schemas.push(schema.clone());
             schemas.len() - 1
         });
-        (u32::try_from(index).unwrap() + 1, known.is_none())
+        u32::try_from(index).unwrap() + 1
     };
-    if is_new {
-        let version = {
-            let mut versions = state.versions.lock().unwrap();
-            let version = versions.entry(subject.clone()).or_insert(0);
-            *version += 1;
-            *version
-        };
+    let version = {
+        let mut versions = state.versions.lock().unwrap();
+        let ids = versions.entry(subject.clone()).or_default();
+        let is_new = !ids.contains(&id);
+        if is_new {
+            ids.push(id);
+        }
+        is_new.then(|| i32::try_from(ids.len()).unwrap())
+    };
+    if let Some(version) = version {
         let schema = SchemaRecord { v: 1, id, schema };
         let entry = SubjectRecord {
             v: 1,
