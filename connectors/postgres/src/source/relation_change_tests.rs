@@ -101,7 +101,11 @@ fn what_happens_further_on_is_not_taken_for_what_is_here() {
     for now in [
         table("f", 3, &[(1, "id", INT), (2, "z", INT), (3, "b", TEXT)]),
         table("g", 3, &[(1, "id", INT), (2, "a", TEXT), (3, "b", TEXT)]),
-        table("g", 4, &[(1, "id", INT), (2, "a", INT), (3, "b", TEXT), (4, "w", INT)]),
+        table(
+            "g",
+            4,
+            &[(1, "id", INT), (2, "a", INT), (3, "b", TEXT), (4, "w", INT)],
+        ),
     ] {
         let followed = step(&before, &here, &now).unwrap();
         assert_eq!(followed.known, unchanged);
@@ -139,7 +143,11 @@ fn a_name_that_two_columns_have_had_stops_the_table() {
     let before = table("f", 2, &[(1, "id", INT), (2, "a", INT)]);
     let here = [("id", INT), ("a", INT)];
     refused(
-        step(&before, &here, &table("f", 3, &[(1, "id", INT), (3, "a", INT)])),
+        step(
+            &before,
+            &here,
+            &table("f", 3, &[(1, "id", INT), (3, "a", INT)]),
+        ),
         "dropped and created again",
     );
     refused(
@@ -215,7 +223,10 @@ fn a_column_that_is_not_captured_may_change_as_it_likes() {
     let here = relation(&[("id", INT), ("y", TEXT), ("a", INT)]);
     let now = table("f", 3, &[(1, "id", INT), (2, "y", TEXT), (3, "a", INT)]);
     let error = follow(&known(&before, &config), &here, Some(&now), &config).unwrap_err();
-    assert!(error.to_string().contains("was not captured before"), "{error}");
+    assert!(
+        error.to_string().contains("was not captured before"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -591,8 +591,13 @@ async fn a_table_that_is_dropped_and_created_again_is_another_table() {
     let platform = Platform::default();
     let running = Running::start(&database, &platform, &[]).await;
     platform.until_streaming().await;
-    database.execute("INSERT INTO t VALUES (4, 'kept', 4)").await;
-    until("the row is there", || changes(&platform, "p.public.t").len() == 1).await;
+    database
+        .execute("INSERT INTO t VALUES (4, 'kept', 4)")
+        .await;
+    until("the row is there", || {
+        changes(&platform, "p.public.t").len() == 1
+    })
+    .await;
     database
         .execute(
             "DROP TABLE t; \

@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::ddl::{Change, Session, assert_holds, changes};
-use super::harness::{Database, Platform, Running, until};
+use super::harness::{Database, PATIENCE, Platform, Running, explain, until};
 
 const STEPS: usize = 60;
 const SMALL: (&str, &str) = ("hutong.batch.bytes.max", "65536");
@@ -127,7 +127,9 @@ impl World {
                 let sep = if names.is_empty() { "" } else { ", " };
                 (
                     "c",
-                    format!("INSERT INTO t (id{sep}{names}) SELECT n{sep}{values} FROM generate_series({from}, {to}) n"),
+                    format!(
+                        "INSERT INTO t (id{sep}{names}) SELECT n{sep}{values} FROM generate_series({from}, {to}) n"
+                    ),
                 )
             }
             5..8 if !self.columns.is_empty() => {
@@ -142,7 +144,10 @@ impl World {
             }
             _ => {
                 let modulus = self.random.random_range(0..60);
-                ("d", format!("DELETE FROM t WHERE id % 60 = {modulus} AND {mine}"))
+                (
+                    "d",
+                    format!("DELETE FROM t WHERE id % 60 = {modulus} AND {mine}"),
+                )
             }
         };
         let open = &mut self.open[index];
@@ -208,8 +213,15 @@ impl World {
                 format!("ALTER TABLE t ALTER COLUMN {name} SET NOT NULL")
             }
             (_, Some(column)) => {
-                let value = if column.kind == Kind::Int { "7" } else { "'seven'" };
-                format!("ALTER TABLE t ALTER COLUMN {} SET DEFAULT {value}", column.name)
+                let value = if column.kind == Kind::Int {
+                    "7"
+                } else {
+                    "'seven'"
+                };
+                format!(
+                    "ALTER TABLE t ALTER COLUMN {} SET DEFAULT {value}",
+                    column.name
+                )
             }
         };
         self.open[index].session.execute(&ddl).await;
@@ -288,9 +300,10 @@ impl World {
         }
     }
 
+    /// Whether the table has stopped; before any of its rows were read nothing is stored of that.
     fn is_failed(&self) -> bool {
         let stored = self.platform.stored("public.t");
-        stored.is_some_and(|stored| !stored["failed"].is_null())
+        stored.is_none_or(|stored| !stored["failed"].is_null())
     }
 
     async fn start(&self) -> Running {
@@ -376,11 +389,24 @@ async fn broken_and_read_again(seed: u64) {
             .execute(&format!("INSERT INTO beside (n) VALUES ({marker})"))
             .await;
         let platform = world.platform.clone();
+        let mut ended = false;
+        let deadline = std::time::Instant::now() + PATIENCE;
         until(&format!("seed {seed}: the marker arrives"), || {
+            assert!(
+                std::time::Instant::now() < deadline - std::time::Duration::from_secs(1),
+                "seed {seed}: marker {marker}: {:#?}",
+                platform.positions()
+            );
+            ended = running.has_ended();
             let mut arrived = changes(&platform, "p.public.beside").into_iter();
-            arrived.any(|(_, row)| row["n"] == marker.to_string()) && platform.is_streaming()
+            let marked = arrived.any(|(_, row)| row["n"] == marker.to_string());
+            ended || (marked && platform.is_streaming())
         })
         .await;
+        if ended {
+            let error = running.end().await.expect_err("it was not asked to stop");
+            panic!("seed {seed}: {}", explain(&error));
+        }
         if !world.is_failed() {
             break;
         }

@@ -551,6 +551,11 @@ impl Running {
         }
     }
 
+    /// Whether the source has ended by itself.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.source.is_finished()
+    }
+
     /// Asks the source to stop and returns how it ended.
     pub(crate) async fn stop(self) -> Result<(), Error> {
         let _ = self.stop.send(true);
