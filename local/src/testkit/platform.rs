@@ -162,7 +162,8 @@ impl Platform {
     }
 
     /// Returns the workers' `secrets.dir`: what they need themselves, and a folder per organisation.
-    fn worker_secrets_dir(&self) -> PathBuf {
+    #[must_use]
+    pub fn worker_secrets_dir(&self) -> PathBuf {
         self.folder.join("secrets")
     }
 
