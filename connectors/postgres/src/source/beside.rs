@@ -32,6 +32,7 @@ use super::error::Error;
 use super::readers::{Prepared, Report};
 use super::streaming::Streaming;
 use super::table_plan::TablePlan;
+use super::table_state::Reading;
 use super::truncate::host_error;
 
 /// How often progress is shown.
@@ -221,7 +222,7 @@ impl Streaming {
         Ok(Flow::Continue)
     }
 
-    fn reading_of(&self, oid: u32) -> Option<super::table_state::Reading> {
+    fn reading_of(&self, oid: u32) -> Option<Reading> {
         self.changes.states.get(oid)?.reading.clone()
     }
 
@@ -387,6 +388,11 @@ impl Streaming {
         tracing::error!(table = %state.known.name, error = %report.message, "a table stops");
         state.failed = Some(report.clone());
         let name = state.known.name.clone();
+        // Of a table whose rows are still to be read nothing is missed: the next start looks again.
+        let is_unread = |reading: &Reading| reading.cursor.is_none() && !reading.all_read;
+        if state.reading.as_ref().is_some_and(is_unread) {
+            self.changes.states.remove(oid);
+        }
         if let Some(shown) = self.delivery.progress.table_mut(&name) {
             shown.state = Shown::Failed;
             shown.error = Some(report);
@@ -402,8 +408,22 @@ impl Streaming {
             shown.state = state;
             shown.error = None;
         }
-        self.show_snapshot();
-        self.delivery.show();
+        self.show_soon();
+    }
+
+    /// Shows progress, but not for each of thousands of tables by itself.
+    pub(crate) fn show_soon(&mut self) {
+        self.is_show_due = true;
+        self.show_if_due();
+    }
+
+    pub(crate) fn show_if_due(&mut self) {
+        if self.is_show_due && self.shown_at.elapsed() >= SHOW_INTERVAL {
+            self.is_show_due = false;
+            self.shown_at = Instant::now();
+            self.show_snapshot();
+            self.delivery.show();
+        }
     }
 
     fn show_rows(&mut self, oid: u32) {
@@ -422,11 +442,7 @@ impl Streaming {
                 .zip(active)
                 .and_then(|(left, active)| active.eta_seconds(left));
         }
-        if self.shown_at.elapsed() >= SHOW_INTERVAL {
-            self.shown_at = Instant::now();
-            self.show_snapshot();
-            self.delivery.show();
-        }
+        self.show_soon();
     }
 
     fn show_snapshot(&mut self) {

@@ -1,7 +1,7 @@
 //! Tables without a key, read whole in one snapshot, before the stream.
 //!
 //! Rows without a key cannot be told apart, so those that are read cannot be merged with changes, and
-//! a reading that was interrupted cannot be taken up. They are therefore read in the snapshot of a
+//! a reading that was interrupted cannot be taken up. Each is therefore read in the snapshot of a
 //! *temporary* slot, which holds exactly the transactions committed before its place C in the log; of
 //! the stream, which begins before C and runs later, their changes from C on are events and those
 //! before are not. The reading begins with a `t` where the topic may hold rows: it tells readers to
@@ -51,40 +51,33 @@ pub(crate) struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Reads the tables one after the other.
+    /// Reads a table. What is wrong with it stops it alone.
     ///
     /// # Cancel safety
     ///
     /// May be dropped at any place; what was handed over stays valid.
-    pub(crate) async fn run(mut self, wanted: &[Table]) -> Result<Flow, Error> {
+    pub(crate) async fn run(mut self, table: &Table) -> Result<Flow, Error> {
         let from = take_snapshot(&mut self.client).await?;
-        for table in wanted {
-            match self.read(table, from).await {
-                Ok(Flow::Continue) => {}
-                Ok(Flow::Stop) => return Ok(Flow::Stop),
-                Err(error) if error.class() == Class::Definite => {
-                    self.fail(table, &error);
-                    // The server has ended the transaction, and the snapshot with it.
-                    if error.sqlstate().is_some() {
-                        return Err(Error::transient(format!(
-                            "table {} cannot be read; the others are read in a new snapshot",
-                            table.id
-                        )));
-                    }
-                }
-                Err(error) => return Err(error),
+        let outcome = self.read(table, from).await;
+        match outcome {
+            Err(error) if error.class() == Class::Definite => {
+                self.fail(table, &error);
+                Ok(Flow::Continue)
+            }
+            other => {
+                self.client.close().await;
+                other
             }
         }
-        self.client.close().await;
-        Ok(Flow::Continue)
     }
 
+    /// Forgets the table until the next start, which looks again: nothing of it is followed yet.
     fn fail(&mut self, table: &Table, error: &Error) {
-        let report = report_of_table(error, Some(&table.id.to_string()));
-        if let Some(state) = self.tables.change(table.oid) {
-            state.failed = Some(report.clone());
-        }
-        if let Some(shown) = self.delivery.progress.table_mut(&table.id.to_string()) {
+        let name = table.id.to_string();
+        let report = report_of_table(error, Some(&name));
+        tracing::error!(table = %name, error = %report.message, "a table stops");
+        self.tables.remove(table.oid);
+        if let Some(shown) = self.delivery.progress.table_mut(&name) {
             shown.state = Shown::Failed;
             shown.error = Some(report);
         }

@@ -254,7 +254,7 @@ impl Connected {
             }
         }
         self.unpublish(&start, &position, delivery).await;
-        if !start.keyless.is_empty() {
+        for table in &start.keyless {
             let reading = keyless::Reading {
                 config: &self.config,
                 client: self.second_client().await?,
@@ -262,7 +262,7 @@ impl Connected {
                 tables: &mut tables,
                 position: &position,
             };
-            if reading.run(&start.keyless).await? == Flow::Stop {
+            if reading.run(table).await? == Flow::Stop {
                 return Ok(Begun::Stopped);
             }
         }

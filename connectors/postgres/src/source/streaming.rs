@@ -74,6 +74,8 @@ pub(crate) struct Streaming {
     pub(crate) asked_at: Instant,
     /// When progress was shown last.
     pub(crate) shown_at: Instant,
+    /// Whether there is progress that was not shown.
+    pub(crate) is_show_due: bool,
     pub(crate) pace: OverallPace,
     pub(crate) watch: Watch,
     /// Whether the stream ends when all tables are read.
@@ -121,6 +123,7 @@ impl Streaming {
             backfill: None,
             asked_at: now,
             shown_at: now,
+            is_show_due: false,
             pace: OverallPace::default(),
             watch: Watch::default(),
             ends_after_reading: false,
@@ -472,6 +475,7 @@ impl Streaming {
         }
         self.read_lag_by_time().await;
         self.look_at_visible().await;
+        self.show_if_due();
         self.look_for_silent_changes().await?;
         self.advance_idle().await
     }

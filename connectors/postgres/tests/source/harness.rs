@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hutong_connectors_core::postgres_source::Config;
 use hutong_connectors_core::source::{
-    HostError, LiveKeys, SourceBatch, SourceHost, SourceProgress, TableAnnouncement,
-    TableProgress, TableState, TableTopic,
+    HostError, LiveKeys, SourceBatch, SourceHost, SourceProgress, TableAnnouncement, TableProgress,
+    TableState, TableTopic,
 };
 use hutong_connectors_postgres::source::{Connected, Error};
 use hutong_schemas::cell::Cell;
@@ -386,7 +386,6 @@ impl Platform {
     pub(crate) fn positions(&self) -> BTreeMap<String, Value> {
         self.log.lock().unwrap().positions.clone()
     }
-
 
     pub(crate) fn batch_bytes_max(&self) -> usize {
         self.log.lock().unwrap().batch_bytes_max

@@ -4,6 +4,7 @@ mod bad_input;
 mod ddl;
 mod ddl_random;
 mod harness;
+mod lifecycle;
 mod restart;
 mod schema_change;
 mod secure;

@@ -38,8 +38,7 @@ async fn rows_read_beside_concurrent_writers_never_take_a_key_back() {
         }));
     }
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    let running =
-        Running::start(&database, &platform, &[("hutong.batch.bytes.max", "65536")]).await;
+    let running = Running::start(&database, &platform, &[]).await;
     until_events(&platform, 4000).await;
     platform.until_streaming().await;
     ended.store(true, Ordering::Relaxed);
