@@ -38,21 +38,13 @@ pub(crate) struct Position {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) partial: Option<Partial>,
     /// Whether the stream has not begun: what `made` says is being made, and `lsn` says nothing.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) preparing: bool,
     /// Whether the tables are read and, as `snapshot.mode=initial_only` says, nothing follows.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) ended: bool,
     /// What we made in the database and have to drop.
     pub(crate) made: Made,
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde calls it with a reference"
-)]
-fn is_false(flag: &bool) -> bool {
-    !flag
 }
 
 /// The last done change of a transaction that is not done.
