@@ -83,6 +83,11 @@ impl StatusHandle {
         self.shared.urge();
     }
 
+    /// Returns the details as they were last set, by an earlier attempt too.
+    pub(crate) fn last_details(&self) -> Value {
+        self.shared.read(|current| current.record.details.clone())
+    }
+
     /// Says that the loop has taken up this version of its task. Published at once. At a start the
     /// version is the one that the attempt started with.
     pub(crate) fn took_up(&self, version: u64) {

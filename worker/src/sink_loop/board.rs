@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hutong_connectors_core::ErrorReport;
 use hutong_schemas::table::TableId;
+use hutong_transport::record;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -47,6 +48,9 @@ impl InputState {
     }
 }
 
+/// So many inputs say in the task's own status what is wrong with them; the details tell of all.
+const HINDRANCES_MAX: usize = 5;
+
 /// The states of all inputs, written by the lanes and published by the loop.
 #[derive(Debug)]
 pub(super) struct Board {
@@ -86,6 +90,8 @@ struct Offsets {
 
 impl Board {
     pub(super) fn new(ctx: &TaskContext, inputs: &[(Input, TableId)]) -> Self {
+        // What a task that rests shows of its positions is what it last knew.
+        let last = ctx.status.last_details();
         let entry = |(input, table): &(Input, TableId)| Entry {
             name: input.name.clone(),
             topic: input.topic.clone(),
@@ -100,7 +106,7 @@ impl Board {
             is_rebuilding: false,
             swept_generation: None,
             latencies: Latencies::default(),
-            partitions: BTreeMap::new(),
+            partitions: last_offsets(&last, input),
             error: None,
         };
         Self {
@@ -164,6 +170,26 @@ impl Board {
         entries
             .iter()
             .all(|entry| entry.state == InputState::Failed)
+    }
+
+    /// Returns what keeps inputs from going on, all in one.
+    pub(super) fn hindrance(&self) -> Option<record::ErrorReport> {
+        let entries = self.lock();
+        let mut errors = entries.iter().filter_map(|entry| entry.error.as_ref());
+        let mut all = errors.next()?.clone();
+        for error in errors.by_ref().take(HINDRANCES_MAX - 1) {
+            all.message.push_str("; ");
+            all.message.push_str(&error.message);
+        }
+        let more = errors.count();
+        if more > 0 {
+            all.message.push_str(&format!("; and {more} more inputs"));
+        }
+        Some(record::ErrorReport {
+            class: all.class,
+            message: all.message,
+            hint: all.hint,
+        })
     }
 
     pub(super) fn emptied(&self, index: usize, rows: u64) {
@@ -242,6 +268,22 @@ impl Board {
         let inputs: Vec<Value> = entries.iter().map(Entry::to_json).collect();
         json!({ "inputs": inputs })
     }
+}
+
+/// Returns the offsets that an earlier attempt has shown of the same topic.
+fn last_offsets(details: &Value, input: &Input) -> BTreeMap<i32, Offsets> {
+    let inputs = details["inputs"].as_array().into_iter().flatten();
+    let same = inputs.filter(|entry| {
+        entry["topic"] == input.topic.as_str() && entry["name"] == input.name.as_str()
+    });
+    let partitions = same.flat_map(|entry| entry["partitions"].as_array().into_iter().flatten());
+    let offsets = partitions.filter_map(|partition| {
+        let number = i32::try_from(partition["partition"].as_i64()?).ok()?;
+        let next = partition["next_offset"].as_i64()?;
+        let end = partition["end_offset"].as_i64()?;
+        Some((number, Offsets { next, end }))
+    });
+    offsets.collect()
 }
 
 impl Entry {

@@ -75,13 +75,14 @@ impl Types {
 /// the same way. Anything else is another table than the record's, or a mask, and stays.
 fn says_more(exact: SqlType, shown: SqlType) -> bool {
     use SqlType::{Char, Json, Jsonb, Text, Varchar};
-    match (exact, shown) {
-        (Varchar { .. } | Char { .. }, Text | Varchar { length: None }) | (Jsonb, Json) => true,
-        (SqlType::Time { .. }, SqlType::Time { .. })
-        | (SqlType::Timestamp { .. }, SqlType::Timestamp { .. })
-        | (SqlType::Timestamptz { .. }, SqlType::Timestamptz { .. }) => true,
-        _ => false,
-    }
+    matches!(
+        (exact, shown),
+        (Varchar { .. } | Char { .. }, Text | Varchar { length: None })
+            | (Jsonb, Json)
+            | (SqlType::Time { .. }, SqlType::Time { .. })
+            | (SqlType::Timestamp { .. }, SqlType::Timestamp { .. })
+            | (SqlType::Timestamptz { .. }, SqlType::Timestamptz { .. })
+    )
 }
 
 #[cfg(test)]
