@@ -218,12 +218,29 @@ async fn a_column_that_took_the_name_is_not_read_in_its_place() {
     // From here on the stream has said what the table looks like.
     database.execute("UPDATE t SET a = 5 WHERE id = 2").await;
     until_events(&platform, 3).await;
-    database
-        .execute(
-            "BEGIN; UPDATE t SET a = 1 WHERE id = 1; ALTER TABLE t DROP COLUMN big; \
-             ALTER TABLE t ADD COLUMN big text DEFAULT 'secret'; COMMIT",
-        )
-        .await;
+    // Whoever changes the columns waits for the row to be committed, and the reading waits for him.
+    let writer = super::harness::connect(&database.name).await;
+    writer
+        .batch_execute("BEGIN; UPDATE t SET a = 1 WHERE id = 1")
+        .await
+        .unwrap();
+    let change = database.execute(
+        "ALTER TABLE t DROP COLUMN big; ALTER TABLE t ADD COLUMN big text DEFAULT 'secret'",
+    );
+    let commit = async {
+        let waits =
+            "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = 't'::regclass";
+        while !writer
+            .query_one(waits, &[])
+            .await
+            .unwrap()
+            .get::<_, bool>(0)
+        {
+            tokio::task::yield_now().await;
+        }
+        writer.batch_execute("COMMIT").await.unwrap();
+    };
+    tokio::join!(change, commit);
     until_events(&platform, 4).await;
     database.execute("UPDATE t SET a = 2 WHERE id = 2").await;
     platform.until_failed("public.t").await;
