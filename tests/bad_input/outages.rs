@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use hutong_local::kafka;
-use hutong_local::testkit::{Kit, OwnServers, PlatformOptions};
+use hutong_local::testkit::{Kit, OwnServers, PATIENCE, PlatformOptions, until};
 use serde_json::json;
 
 use super::{GOODS, healthy, says_all, streams, trace};
@@ -52,6 +52,12 @@ async fn a_broker_that_is_away_at_the_start_or_later_is_named_and_waited_for() -
 
     world.platform.kill("control-plane")?;
     world.platform.launch_control_plane()?;
+    let alive = format!("{}/healthz", world.api().connect_url);
+    until("the control plane to serve", PATIENCE, async || {
+        let answer = world.api().call("GET", &alive, None).await;
+        Ok(answer.map_err(|error| format!("{error:#}")))
+    })
+    .await?;
     trace(
         &world,
         "good",

@@ -80,8 +80,8 @@ async fn a_view_over_sasl_ssl_is_readable_by_its_subscriber_alone_until_it_is_re
     let view = format!("{}.view.{}.g2", world.platform.cluster(), GOODS.view);
     until("the next generation to be readable", PATIENCE, async || {
         Ok(match read(&reader, &view).await {
-            Ok(20) => Ok(()),
-            Ok(count) => Err(format!("{count} of 20 rows are read")),
+            Ok(21) => Ok(()),
+            Ok(count) => Err(format!("{count} of 21 rows are read")),
             Err(error) => Err(format!("{error:#}")),
         })
     })

@@ -225,10 +225,8 @@ async fn delivered(world: &World, lsn: Lsn) -> Result<()> {
     until("the position to pass the change", PATIENCE, async || {
         let path = "/connectors/level/offsets";
         let answer = world.api().connect("GET", path, None).await?.ok()?;
-        let position = answer["offsets"][0]["offset"]["lsn"].as_str();
-        let passed = position
-            .and_then(|text| text.parse::<Lsn>().ok())
-            .is_some_and(|position| position >= lsn);
+        let position = answer["offsets"][0]["offset"]["lsn"].as_u64();
+        let passed = position.is_some_and(|position| Lsn(position) >= lsn);
         Ok(if passed { Ok(()) } else { Err(answer) })
     })
     .await

@@ -54,7 +54,7 @@ async fn a_subscriber_that_cannot_be_written_is_told_and_heals_by_itself_while_o
         department.batch_execute(GOODS.insert).await?;
         trace(&world, "goods-sink", says).await.context(case)?;
         let status = world.status("goods-sink").await?;
-        ensure(status["tasks"][0]["state"] == "RESTARTING", || {
+        ensure(status["tasks"][0]["state"] != "FAILED", || {
             format!("{case} may pass, so that it is tried again: {status}")
         })?;
         world

@@ -398,7 +398,8 @@ impl Attempt {
         let state = match (self.rest, failed) {
             (Some(rest), _) => (rest, None),
             (None, Some(error)) => (TaskState::Failed, Some(error.status_report())),
-            (None, None) => (TaskState::Running, None),
+            // Others go on, but what does not is told where users look.
+            (None, None) => (TaskState::Running, board.hindrance()),
         };
         if status.state() != state {
             let is_failed = i64::from(state.0 == TaskState::Failed);

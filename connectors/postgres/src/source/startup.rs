@@ -117,17 +117,19 @@ impl Facts {
     /// Returns every fault that keeps a source from beginning to capture all tables.
     pub(crate) fn judge(&self, config: &Config) -> Vec<Fault> {
         let mut faults = self.faults_of_names(config);
-        let mut fit = Vec::new();
         for table in &self.tables {
-            match self.table_fault(config, table) {
-                Some(error) => faults.push(Fault {
+            if let Some(error) = self.table_fault(config, table) {
+                faults.push(Fault {
                     property: "table.include.list",
                     error,
-                }),
-                None => fit.push(table),
+                });
             }
         }
-        if let Err(error) = self.plan(config, &fit) {
+        // Whoever mends the tables makes the publication in the same visit, with all of them in it.
+        let tables: Vec<&Table> = self.tables.iter().collect();
+        if !tables.is_empty()
+            && let Err(error) = self.plan(config, &tables)
+        {
             faults.push(Fault {
                 property: "publication.name",
                 error,
