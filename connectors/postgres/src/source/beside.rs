@@ -248,6 +248,7 @@ impl Streaming {
         if self.changes.in_transaction() {
             return Ok(());
         }
+        self.changes.rows_wait = false;
         let passed = self.changes.position().lsn;
         let mut room = self.config.batch_bytes_max;
         loop {

@@ -138,6 +138,9 @@ pub(crate) struct Changes {
     described: HashMap<u32, Relation>,
     /// How the rows being read beside the stream join it; `None` when all are read.
     pub(crate) merge: Option<Merge>,
+    /// Whether rows wait to join a batch: then the next end of a transaction closes it, however much
+    /// there is to read behind.
+    pub(crate) rows_wait: bool,
     transaction: Option<Transaction>,
     limits: Limits,
     skipped: Skipped,
@@ -170,6 +173,7 @@ impl Changes {
             position,
             states,
             merge: None,
+            rows_wait: false,
             tables: HashMap::new(),
             described: HashMap::new(),
             transaction: None,
@@ -325,7 +329,7 @@ impl Changes {
         let old = self
             .opened_at
             .is_some_and(|opened_at| opened_at.elapsed() >= self.limits.time_max);
-        if old && !self.writer.is_empty() {
+        if self.rows_wait || (old && !self.writer.is_empty()) {
             Step::Full
         } else {
             self.full()

@@ -178,6 +178,7 @@ impl Streaming {
             if self.is_at_its_end() {
                 return self.end().await;
             }
+            self.changes.rows_wait = self.can_emit_rows();
             let rows_wait = self.backfill.is_some();
             let may_close = !self.changes.in_transaction()
                 && (!self.changes.writer.is_empty()
