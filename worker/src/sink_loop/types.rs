@@ -77,8 +77,10 @@ fn says_more(exact: SqlType, shown: SqlType) -> bool {
     use SqlType::{Char, Json, Jsonb, Text, Varchar};
     matches!(
         (exact, shown),
-        (Varchar { .. } | Char { .. }, Text | Varchar { length: None })
-            | (Jsonb, Json)
+        (
+            Varchar { .. } | Char { .. },
+            Text | Varchar { length: None }
+        ) | (Jsonb, Json)
             | (SqlType::Time { .. }, SqlType::Time { .. })
             | (SqlType::Timestamp { .. }, SqlType::Timestamp { .. })
             | (SqlType::Timestamptz { .. }, SqlType::Timestamptz { .. })
