@@ -266,7 +266,11 @@ async fn a_withdrawn_column_is_nowhere_any_more_and_the_rows_are_filled_anew() -
             "select count(*)::text from public.in_people where phone is not null",
         )
         .await?;
-        Ok(if left == ["0"] { Ok(()) } else { Err(left.concat()) })
+        Ok(if left == ["0"] {
+            Ok(())
+        } else {
+            Err(left.concat())
+        })
     })
     .await?;
     // And the subscriber's registry shows the new generation's schemas only.
@@ -405,7 +409,11 @@ async fn a_validity_that_was_shortened_ends_without_the_control_plane() -> Resul
             "select count(*)::text from public.in_people",
         )
         .await?;
-        Ok(if left == ["0"] { Ok(()) } else { Err(left.concat()) })
+        Ok(if left == ["0"] {
+            Ok(())
+        } else {
+            Err(left.concat())
+        })
     })
     .await?;
     let topic = view_topic(&world, "people", 1);
@@ -476,7 +484,8 @@ async fn a_quiet_partition_with_a_tombstone_has_its_last_record_written_again() 
         &document(&world, "people", columns, Some("id <= 10")),
     )
     .await?;
-    wait_complete(&world, "people").await?;
+    let ten = "select id::text as row from dept.person where id <= 10 order by 1";
+    wait_rows(&world, "people", ten, "id::text").await?;
     let topic = view_topic(&world, "people", 1);
     let before = records(&world, &topic).await?;
     assert_eq!(before.len(), 10);
