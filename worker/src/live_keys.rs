@@ -218,7 +218,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::create(&dir.path().join("scratch")).unwrap();
         let mut pending = Pending::default();
-        let records = [(0, "old", 3), (0, "again", 4), (0, "again", 7), (0, "new", 9), (1, "x", 5)];
+        let records = [
+            (0, "old", 3),
+            (0, "again", 4),
+            (0, "again", 7),
+            (0, "new", 9),
+            (1, "x", 5),
+        ];
         for (partition, key, offset) in records {
             let mut message = message(partition, key, Some("1"));
             message.offset = offset;

@@ -465,7 +465,9 @@ impl Ownership {
             return;
         }
         let tenures = self.partitions.values().flat_map(|p| p.tenures.keys());
-        let due = self.folders.due(&tenures.cloned().collect(), Instant::now());
+        let due = self
+            .folders
+            .due(&tenures.cloned().collect(), Instant::now());
         if !due.is_empty() {
             let removing = tokio::task::spawn_blocking(move || folders::remove(due));
             self.answers

@@ -55,7 +55,10 @@ impl Platform {
         let resolve = |reference: &Option<String>| match reference {
             Some(text) => {
                 let reference: SecretRef = text.parse().map_err(Error::Reference)?;
-                secrets.resolve_own(&reference).map(Some).map_err(Error::Secret)
+                secrets
+                    .resolve_own(&reference)
+                    .map(Some)
+                    .map_err(Error::Secret)
             }
             None => Ok(None),
         };

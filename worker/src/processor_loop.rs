@@ -214,11 +214,10 @@ async fn check_topic(ctx: &TaskContext, topic: &str, topic_id: &str) -> Result<(
         "topic {topic} was created anew: its id is {}, and the task was made for {topic_id}",
         found.id
     );
-    Err(TaskError::new(Class::Definite, message)
-        .with_hint(
-            "its views were made for the former topic: revoke them and make them anew, once a new \
+    Err(TaskError::new(Class::Definite, message).with_hint(
+        "its views were made for the former topic: revoke them and make them anew, once a new \
              snapshot has filled this one",
-        ))
+    ))
 }
 
 /// Fences whoever had the partition before, then reads what was committed for it.

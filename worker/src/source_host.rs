@@ -74,7 +74,8 @@ impl SourceHost for KafkaHost {
     }
 
     async fn end_offsets(&self, topic: &str) -> Result<Vec<i64>, HostError> {
-        let wrap = |error| HostError::wrap(format!("could not find the end of topic {topic}"), error);
+        let wrap =
+            |error| HostError::wrap(format!("could not find the end of topic {topic}"), error);
         let ends = self
             .admin
             .end_offsets(topic, Isolation::ReadUncommitted)
@@ -159,9 +160,12 @@ impl KafkaHost {
         let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let snapshot = progress.snapshot.unwrap_or_default();
         let tables = &self.metrics.source_snapshot_tables;
-        tables.with_label_values(&labels).set(count(snapshot.tables_left));
+        tables
+            .with_label_values(&labels)
+            .set(count(snapshot.tables_left));
         let rows = &self.metrics.source_snapshot_rows;
-        rows.with_label_values(&labels).set(count(snapshot.rows_done));
+        rows.with_label_values(&labels)
+            .set(count(snapshot.rows_done));
         let left = std::time::Duration::from_secs(snapshot.eta_seconds.unwrap_or(0));
         let seconds = &self.metrics.source_snapshot_left_seconds;
         seconds.with_label_values(&labels).set(left.as_secs_f64());

@@ -51,9 +51,9 @@ pub(super) async fn carry_out(ctx: &TaskContext, asked: &Asked) -> Result<Value,
     let sink = Sink::open(&config, password.as_ref(), settings).await?;
     let mut shown = Vec::new();
     for (index, input) in task.inputs.iter().enumerate() {
-        let table = config.table_of(&input.name).map_err(|message| {
-            TaskError::definite(format!("input {}: {message}", input.name))
-        })?;
+        let table = config
+            .table_of(&input.name)
+            .map_err(|message| TaskError::definite(format!("input {}: {message}", input.name)))?;
         let change = match asked.action {
             Action::Get => None,
             Action::Reset => Some(OffsetChange::Reset),
@@ -119,9 +119,8 @@ fn wanted(offsets: &[PartitionOffset], inputs: &[Input]) -> Result<Wanted, TaskE
         let index = found.ok_or_else(|| {
             TaskError::definite(format!("{topic} is none of this connector's topics"))
         })?;
-        let partition = i32::try_from(partition).map_err(|_| {
-            TaskError::definite(format!("{topic} has no partition {partition}"))
-        })?;
+        let partition = i32::try_from(partition)
+            .map_err(|_| TaskError::definite(format!("{topic} has no partition {partition}")))?;
         wanted.entry(index).or_default().push((partition, offset));
     }
     Ok(wanted)

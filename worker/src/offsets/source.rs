@@ -62,7 +62,11 @@ pub(super) async fn carry_out(ctx: &TaskContext, asked: &Asked) -> Result<Value,
             ..Transaction::default()
         };
         producer.commit(transaction).await?;
-        tracing::info!(task = ctx.task.task, owner, "offsets of a source were changed");
+        tracing::info!(
+            task = ctx.task.task,
+            owner,
+            "offsets of a source were changed"
+        );
     }
     producer.close().await;
     Ok(match position {
@@ -167,9 +171,15 @@ mod tests {
         check(at(json!({})), Err("needs \"lsn\""));
         check(at(json!({"lsn": -1})), Err("needs \"lsn\""));
         check(at(json!({"lsn": "there"})), Err("needs \"lsn\""));
-        check(at(json!({"lsn": 1, "made": {}})), Err("\"made\" cannot be altered"));
+        check(
+            at(json!({"lsn": 1, "made": {}})),
+            Err("\"made\" cannot be altered"),
+        );
         check(json!([]), Err("0 were given"));
         let other = json!([{"partition": {"server": "x"}, "offset": {"lsn": 1}}]);
-        check(other, Err("is {\"server\": \"rk\"}, not {\"server\":\"x\"}"));
+        check(
+            other,
+            Err("is {\"server\": \"rk\"}, not {\"server\":\"x\"}"),
+        );
     }
 }
