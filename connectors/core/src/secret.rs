@@ -243,13 +243,12 @@ impl OwnerSecrets {
     pub fn unlock(&self, connection: &mut Connection) -> Result<Option<Secret>, Error> {
         if self.owner != PLATFORM {
             let tls = &mut connection.tls;
-            for path in [&mut tls.root_cert, &mut tls.cert, &mut tls.key] {
-                if let Some(path) = path {
-                    *path = self
-                        .folder()
-                        .and_then(|dir| confined(dir.as_deref(), path))
-                        .map_err(|reason| self.error(path.display().to_string(), reason))?;
-                }
+            let paths = [&mut tls.root_cert, &mut tls.cert, &mut tls.key];
+            for path in paths.into_iter().flatten() {
+                *path = self
+                    .folder()
+                    .and_then(|dir| confined(dir.as_deref(), path))
+                    .map_err(|reason| self.error(path.display().to_string(), reason))?;
             }
         }
         let reference = connection.password.as_ref();

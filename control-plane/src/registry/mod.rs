@@ -115,7 +115,7 @@ impl Registry {
     ) -> Result<i32, Error> {
         let For { subject, owner, .. } = wanted;
         schemas::lock_subject(db, subject, owner, None).await?;
-        let new = schema.new(owner);
+        let new = schema.owned_by(owner);
         if !schemas::import(db, &self.cluster, id, &new).await? {
             let message = format!("Overwrite new schema with id {id} is not permitted.");
             return Err(refusal(42205, message));
@@ -245,7 +245,7 @@ pub(crate) async fn register(
             ),
         ));
     }
-    let id = schemas::issue_id(db, cluster, &schema.new(owner)).await?;
+    let id = schemas::issue_id(db, cluster, &schema.owned_by(owner)).await?;
     schemas::add_version(db, cluster, owner, subject, next, id).await?;
     Ok(id)
 }
@@ -296,7 +296,7 @@ impl Schema {
         })
     }
 
-    fn new<'a>(&'a self, owner: &'a str) -> NewSchema<'a> {
+    fn owned_by<'a>(&'a self, owner: &'a str) -> NewSchema<'a> {
         NewSchema {
             owner,
             hash: &self.hash,

@@ -207,7 +207,7 @@ async fn change_view(
         let preview = views::preview(&app, &caller, &name, document).await?;
         return Ok((StatusCode::ACCEPTED, Json(preview)).into_response());
     }
-    let view = views::change(&app, &caller, &name, document).await?;
+    let view = Box::pin(views::change(&app, &caller, &name, document)).await?;
     Ok(Json(views::of(&app, &caller, &view).await?).into_response())
 }
 

@@ -50,10 +50,12 @@ pub(super) fn parse(text: &str, table: &TableSchema) -> Result<Predicate, Invali
 }
 
 fn shorten(Invalid(message): Invalid) -> Invalid {
-    match message.char_indices().nth(MESSAGE_CHARS_MAX) {
-        Some((end, _)) => Invalid(format!("{}…", &message[..end])),
-        None => Invalid(message),
+    if message.chars().nth(MESSAGE_CHARS_MAX).is_none() {
+        return Invalid(message);
     }
+    let mut shortened: String = message.chars().take(MESSAGE_CHARS_MAX).collect();
+    shortened.push('…');
+    Invalid(shortened)
 }
 
 fn read(text: &str, table: &TableSchema) -> Result<Predicate, Invalid> {
