@@ -64,7 +64,7 @@ fn echo(bootstrap: &str, topic: &str, to: &str, share: f64, value_bytes: usize) 
     while let Some(message) = source.next()? {
         records += 1;
         let value = message.payload().unwrap_or_default();
-        if (records as f64 * share) as u64 > written {
+        if records as f64 * share >= (written + 1) as f64 {
             written += 1;
             let value = &value[..value.len().min(value_bytes)];
             let mut record = BaseRecord::to(to)

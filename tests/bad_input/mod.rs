@@ -152,14 +152,23 @@ async fn mend(world: &World, database: &Database, case: &Case) -> Result<()> {
                 .await
                 .with_context(|| sql.to_owned())?;
         }
-        Remedy::Property(property, value) => {
-            let config = with(case.config.clone(), &[(property, value)]);
-            let path = format!("/connectors/{name}/config");
-            let config = Some(Value::Object(config));
-            world.api().connect("PUT", &path, config).await?.ok()?;
-        }
+        Remedy::Property(property, value) => configure(world, name, property, value).await?,
     }
     restart(world, name).await
+}
+
+/// Sets a property of a connector.
+async fn configure(world: &World, connector: &str, property: &str, value: &str) -> Result<()> {
+    let path = format!("/connectors/{connector}/config");
+    let config = world.api().connect("GET", &path, None).await?.ok()?;
+    let Value::Object(config) = config else {
+        anyhow::bail!("not a configuration: {config}");
+    };
+    let config = with(config, &[(property, value)]);
+    let answer = world
+        .api()
+        .connect("PUT", &path, Some(Value::Object(config)));
+    answer.await?.ok().map(|_| ())
 }
 
 /// Starts a connector again, as a user does who has mended what was wrong.

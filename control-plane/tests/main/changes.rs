@@ -406,10 +406,7 @@ fn a_subscriber_learns_nothing_of_the_table_nor_a_giver_of_the_subscribers_sinks
         }
         end(
             platform,
-            &[
-                &topic,
-                &format!("{}", front.config["inputs"][0]["topic"].as_str().unwrap()),
-            ],
+            &[&topic, front.config["inputs"][0]["topic"].as_str().unwrap()],
         )
         .await;
     });
