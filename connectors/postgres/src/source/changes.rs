@@ -258,18 +258,25 @@ impl Changes {
         if self.described.is_empty() {
             return None;
         }
-        let is_done = |transaction: &Transaction| {
-            let (lsn, ordinal) = transaction.next(lsn);
-            transaction.skip.covers(lsn, ordinal)
-        };
-        if self.transaction.as_ref().is_none_or(is_done) {
+        let transaction = self.transaction.as_ref()?;
+        let (lsn, ordinal) = transaction.next(lsn);
+        if transaction.skip.covers(lsn, ordinal) {
             return None;
         }
+        let described = &mut self.described;
+        let states = &self.states;
+        // How a table looked when it had the changes that are in its rows does not matter.
+        let mut due = |oid: &u32| {
+            if is_in_rows(states, *oid, Some(transaction)) {
+                return None;
+            }
+            described.remove(oid)
+        };
         match message {
             Message::Insert { oid, .. }
             | Message::Update { oid, .. }
-            | Message::Delete { oid, .. } => self.described.remove(oid),
-            Message::Truncate(oids) => oids.iter().find_map(|oid| self.described.remove(oid)),
+            | Message::Delete { oid, .. } => due(oid),
+            Message::Truncate(oids) => oids.iter().find_map(due),
             _ => None,
         }
     }
@@ -378,14 +385,16 @@ impl Changes {
             | Message::Delete { oid, .. } => *oid,
             _ => return Err(Error::Fatal("no change of a row".to_owned())),
         };
+        if is_in_rows(&self.states, oid, self.transaction.as_ref()) {
+            self.done(lsn, ordinal, false);
+            return Ok(Step::Continue);
+        }
         let entry = self.tables.get(&oid).ok_or_else(|| {
             Error::Protocol(format!("a change of table {oid}, which was not described"))
         })?;
         let records_before = self.writer.batch.records.len();
         let waiting_before = self.writer.waiting.len();
-        if let Entry::Captured(plan) = entry
-            && !is_in_rows(&self.states, oid, self.transaction.as_ref())
-        {
+        if let Entry::Captured(plan) = entry {
             let plan = Arc::clone(plan);
             if let Err(error) = self.write(&plan, change, &source) {
                 if error.class() != Class::Definite {

@@ -18,6 +18,7 @@
 use hutong_connectors_core::ErrorReport;
 use hutong_connectors_core::postgres_source::{Config, SnapshotMode};
 use hutong_connectors_core::source::{TableProgress, TableState as Shown};
+use hutong_schemas::position::Lsn;
 use hutong_schemas::table::TableId;
 
 use super::beside::report_of_table;
@@ -53,6 +54,9 @@ pub(crate) struct Circumstances {
     pub(crate) is_first: bool,
     /// Whether changes were missed, so that all tables must be read again.
     pub(crate) has_gap: bool,
+    /// The server's end of log, where the stream goes on: what was committed before it is in rows
+    /// that are read from now on.
+    pub(crate) end_of_log: Option<Lsn>,
 }
 
 /// Compares and decides; `tables` takes what is decided.
@@ -178,7 +182,9 @@ fn decide(
         state.known = relation_change::known(table, config);
         state.failed = None;
         state.announced = false;
-        state.from = None;
+        // What lies between was written while the table looked otherwise, and is in the rows: nobody
+        // reads them before all transactions that run now have ended.
+        state.from = circumstances.end_of_log;
         state.demand = demand.cloned().or(state.demand);
         state.reading = Some(Reading {
             sweeps: true,

@@ -285,6 +285,7 @@ impl Connected {
         let mut circumstances = Circumstances {
             is_first: true,
             has_gap: false,
+            end_of_log: None,
         };
         let Some(mut position) = stored else {
             return Ok((self.first_position(), circumstances));
@@ -295,6 +296,8 @@ impl Connected {
         match self.continue_at(&position).await {
             Ok(()) => {
                 circumstances.is_first = false;
+                let slot = slot::fetch(self.side.client().await?, &self.config.slot_name).await?;
+                circumstances.end_of_log = slot.map(|slot| slot.end_of_log);
                 position.timeline = self.system.timeline;
                 Ok((position, circumstances))
             }

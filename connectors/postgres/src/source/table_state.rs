@@ -41,7 +41,7 @@ pub(crate) struct TableState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) demand: Option<String>,
     /// Transactions committed before this place are in the rows as read; their changes make no
-    /// events. Only of tables without a key.
+    /// events. Of tables without a key, and of those that are read again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) from: Option<Lsn>,
 }

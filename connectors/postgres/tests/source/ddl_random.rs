@@ -6,6 +6,8 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::ddl::{Change, Session, assert_holds, changes};
+use hutong_connectors_core::source::TableState;
+
 use super::harness::{Database, PATIENCE, Platform, Running, explain, until};
 
 const STEPS: usize = 60;
@@ -403,7 +405,9 @@ async fn broken_and_read_again(seed: u64) {
             ended = running.has_ended();
             let mut arrived = changes(&platform, "p.public.beside").into_iter();
             let marked = arrived.any(|(_, row)| row["n"] == marker.to_string());
-            ended || (marked && platform.is_streaming())
+            let tables = platform.progress_now().tables;
+            let has_stopped = tables.iter().any(|t| t.state == TableState::Failed);
+            ended || (marked && (has_stopped || platform.is_streaming()))
         })
         .await;
         if ended {

@@ -606,7 +606,9 @@ pub(crate) async fn until_events(platform: &Platform, count: usize) {
     while platform.short().len() < count {
         assert!(
             tokio::time::Instant::now() < deadline,
-            "timed out: {count} events, there are {:?}",
+            "timed out: {count} events, there are {}: {:?}; {:?}",
+            platform.short().len(),
+            platform.progress_now().tables,
             platform.short()
         );
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -241,13 +241,16 @@ async fn a_column_that_took_the_name_is_not_read_in_its_place() {
         writer.batch_execute("COMMIT").await.unwrap();
     };
     tokio::join!(change, commit);
-    until_events(&platform, 4).await;
     database.execute("UPDATE t SET a = 2 WHERE id = 2").await;
     platform.until_failed("public.t").await;
     running.stop().await.unwrap();
-    assert_eq!(
-        platform.short()[2..],
-        [format!("u 2,5,{big},7"), "u 1,1,UNAVAILABLE,7".to_owned()]
+    let events = platform.short();
+    assert_eq!(events[2], format!("u 2,5,{big},7"));
+    // The catalogue may be seen to have another column before the row is read or after it.
+    assert!(
+        events[3..].is_empty() || events[3..] == ["u 1,1,UNAVAILABLE,7"],
+        "{:?}",
+        &events[3..]
     );
 
     // Another column that went is no loss: the value is there.
