@@ -88,7 +88,7 @@ pub(crate) async fn write(
     Ok(written.expect("only a configuration that was read before may be found changed"))
 }
 
-/// As [`write`], unless the configuration is not `read` any more; then nothing is changed.
+/// As [`write()`], unless the configuration is not `read` any more; then nothing is changed.
 async fn write_over(
     app: &App,
     caller: &Caller,
