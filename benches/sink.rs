@@ -39,7 +39,6 @@ pub(crate) async fn run(stand: &mut Stand, figures: &mut Figures) -> Result<()> 
             pairs.push((rows as f64 / ours, rows as f64 / limit));
             if turn + 1 == turns && name == "sink" {
                 figures.pairs(name, &pairs, "rows/s", "≥ 0.40");
-                figures.rss(name, stand.worker_peak()?);
                 let seconds = update(stand, &sink, &view, &table, rows).await?;
                 figures.plain("sink_update", rows as f64 / seconds, "rows/s", "–");
             }

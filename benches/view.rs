@@ -182,13 +182,7 @@ pub(crate) async fn create(stand: &Stand, document: &Value) -> Result<()> {
 pub(crate) async fn wait_complete(stand: &Stand, view: &str, topic: &str) -> Result<()> {
     let end = stand.end(topic)?;
     until(view, PATIENCE, async || {
-        let path = format!("/api/v1/views/{view}/status");
-        let status = stand
-            .platform
-            .api()
-            .platform("GET", &path, None)
-            .await?
-            .ok()?;
+        let status = status(stand, view).await?;
         let partition = &status["partitions"][0];
         if partition["state"] == "FAILED" {
             bail!("the processor failed: {status}");
@@ -216,14 +210,8 @@ async fn revoke(stand: &Stand, view: &str) -> Result<()> {
 }
 
 async fn wait_gone(stand: &Stand, view: &str) -> Result<()> {
-    let path = format!("/api/v1/views/{view}/status");
     until("the view to be gone", PATIENCE, async || {
-        let status = stand
-            .platform
-            .api()
-            .platform("GET", &path, None)
-            .await?
-            .ok()?;
+        let status = status(stand, view).await?;
         Ok(if status["state"] == "gone" {
             Ok(())
         } else {
@@ -231,4 +219,14 @@ async fn wait_gone(stand: &Stand, view: &str) -> Result<()> {
         })
     })
     .await
+}
+
+async fn status(stand: &Stand, view: &str) -> Result<Value> {
+    let path = format!("/api/v1/views/{view}/status");
+    stand
+        .platform
+        .api()
+        .platform("GET", &path, None)
+        .await?
+        .ok()
 }

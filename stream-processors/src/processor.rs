@@ -17,9 +17,12 @@
 //! from the store's offset to the committed one. A store of another topic, or one that has not been
 //! kept up for so long that tombstones may have gone, is emptied first.
 
+mod rebuild;
+mod take_up;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use hutong_policies::{Evaluator, ViewState, ViewTask, secret};
+use hutong_policies::ViewTask;
 use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::cell::Cell;
 use hutong_schemas::class::Classified;
@@ -28,13 +31,15 @@ use hutong_schemas::position::SchemaId;
 use hutong_schemas::wire;
 use serde_json::Value;
 
+use self::rebuild::count_members;
+use self::take_up::{check_secret, restart_unmarked, take_up};
 use crate::Error;
 use crate::decoders::Decoders;
 use crate::difference::{self, Limits, Part};
 use crate::pending::Pending;
 use crate::position::{InputPosition, Progress, VERSION, ViewPosition};
-use crate::store::{Member, Store, StoreBatch, StorePosition, ViewId};
-use crate::view::{Effects, InputKey, Row, View, digest};
+use crate::store::{Store, StoreBatch, StorePosition, ViewId};
+use crate::view::{Effects, InputKey, Row, View};
 
 /// A record of the input.
 #[derive(Clone, Copy)]
@@ -267,137 +272,6 @@ impl<S: Store> Processor<S> {
             Some(_) => None,
         };
         Ok(Rebuild { members, rows_from })
-    }
-
-    /// Forgets members of those that will be read anew, and remembers to forget those of views that
-    /// are not here: there may be millions, and the other views wait meanwhile.
-    fn forget_other_members(&mut self, rebuilt: &[usize]) -> Result<(), Error> {
-        self.garbage.clear();
-        for id in self.store.views()? {
-            match self.views.iter().position(|view| view.id == id) {
-                Some(index) if rebuilt.contains(&index) => {
-                    while !self.store.clear_members(&id, CLEARED_AT_ONCE)? {}
-                }
-                Some(_) => {}
-                None => self.garbage.push(id),
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets some members of views that are gone. To be called between batches.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub fn tidy(&mut self) -> Result<(), Error> {
-        if let Some(id) = self.garbage.last()
-            && self.store.clear_members(id, CLEARED_AT_ONCE)?
-        {
-            self.garbage.pop();
-        }
-        Ok(())
-    }
-
-    /// Puts a part of a view's topic, read from its beginning, into its members.
-    ///
-    /// # Errors
-    /// [`Error::Store`], [`Error::Input`].
-    pub fn rebuild_members<'a>(
-        &mut self,
-        view: usize,
-        records: impl Iterator<Item = Input<'a>>,
-    ) -> Result<(), Error> {
-        let id = self.views[view].id.clone();
-        let mut batch = StoreBatch::default();
-        for record in records {
-            let (_, key) = split_key(&record)?;
-            let member = record.value.map(|value| Member {
-                digest: digest(value),
-                mark: 0,
-            });
-            batch.members.push((id.clone(), key.to_vec(), member));
-        }
-        let position = self.unknown_members()?;
-        self.store.apply(batch, &position)
-    }
-
-    /// Ends the rebuilding of a view's members.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub fn members_rebuilt(&mut self, view: usize) -> Result<(), Error> {
-        let view = &mut self.views[view];
-        view.rows = count_members(&self.store, &view.id)?;
-        view.save();
-        Ok(())
-    }
-
-    /// Puts input records from before the committed position into the rows; `next_offset` is the one
-    /// behind them.
-    ///
-    /// # Errors
-    /// [`Error::Store`], [`Error::Input`], [`Error::Unexpected`].
-    pub fn replay_rows<'a>(
-        &mut self,
-        records: impl Iterator<Item = Input<'a>>,
-        next_offset: i64,
-    ) -> Result<Step, Error> {
-        let mut batch = StoreBatch::default();
-        for record in records {
-            let (_, key) = split_key(&record)?;
-            let Some(value) = record.value else {
-                batch.rows.push((key.to_vec(), None));
-                continue;
-            };
-            let (schema, _) = split_value(&record, value)?;
-            let Some(decoder) = self.decoders.value(schema) else {
-                return Ok(Step::Needs(schema));
-            };
-            let (mut before, mut after) = (Vec::new(), Vec::new());
-            let head = decoder
-                .event
-                .decode(value, &mut before, &mut after)
-                .map_err(|source| Error::Input {
-                    offset: record.offset,
-                    source,
-                })?;
-            batch
-                .rows
-                .push((key.to_vec(), stored_row(value, head.after_range)));
-        }
-        let mut position = self.unknown_members()?;
-        position.next_offset = next_offset;
-        self.rows = self.rows_after(&batch)?;
-        position.rows = Some(self.rows);
-        self.store.apply(batch, &position)?;
-        Ok(Step::Done)
-    }
-
-    /// Says that rows and members are those of the committed position. The store will say so with
-    /// the next batch: a difference run that begins again because marks were lost must be committed
-    /// by then, else a later start would sweep members for want of marks.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub fn rebuilt(&mut self) -> Result<(), Error> {
-        let total = self.rows;
-        for view in &mut self.views {
-            if matches!(view.position.progress, Progress::Filling { .. }) {
-                view.position.total = view.position.total.max(total);
-                view.save();
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the store's position with members that reflect no commit.
-    fn unknown_members(&self) -> Result<StorePosition, Error> {
-        let stored = self.store.position()?;
-        Ok(StorePosition {
-            seq: 0,
-            next_offset: stored.map_or(0, |stored| stored.next_offset),
-            ..self.store_position()
-        })
     }
 
     fn store_position(&self) -> StorePosition {
@@ -826,107 +700,6 @@ impl<S: Store> Processor<S> {
     pub fn into_store(self) -> S {
         self.store
     }
-}
-
-/// Decides what a view does, from where it stood and what its task says now.
-fn take_up(
-    task: ViewTask,
-    base: Option<ViewPosition>,
-    committed: Option<ViewPosition>,
-    total: u64,
-    is_start: bool,
-) -> View {
-    let same = base.filter(|position| {
-        position.generation == task.generation && position.topic_id == task.topic_id
-    });
-    let fresh = |progress| ViewPosition {
-        v: VERSION,
-        version: task.version,
-        generation: task.generation,
-        topic_id: task.topic_id.clone(),
-        mark: 1,
-        filled: 0,
-        total,
-        fill_end: None,
-        tombstone_ms: None,
-        secret_fingerprint: None,
-        progress,
-    };
-    let mut run = false;
-    let position = match same {
-        _ if task.state == ViewState::Revoked => ViewPosition {
-            progress: Progress::Revoked,
-            ..fresh(Progress::Revoked)
-        },
-        None => fresh(Progress::Pending),
-        Some(position) => {
-            let changed = position.version != task.version;
-            run = match &position.progress {
-                Progress::Filling { .. }
-                | Progress::Sweeping { .. }
-                | Progress::Live
-                | Progress::Expiring => changed,
-                // A restart is how a person says that the reason is gone.
-                Progress::Suspended { .. } => changed || is_start,
-                Progress::Expired | Progress::Revoked => changed,
-                Progress::Pending => false,
-            };
-            ViewPosition {
-                version: task.version,
-                ..position
-            }
-        }
-    };
-    let mut view = View::new(task, position, committed);
-    if run {
-        view.begin_difference(total);
-    }
-    view
-}
-
-/// Suspends a view whose keys or hashes were computed under another secret than ours: all of them
-/// would be others, and what is there could not be found to be deleted.
-fn check_secret(view: &mut View, master: Option<&[u8]>) {
-    let has_begun = view.position.progress.applies_changes()
-        || matches!(view.position.progress, Progress::Pending);
-    if !view.task.needs_secret || !has_begun {
-        return;
-    }
-    let known = view.task.secret_fingerprint.clone();
-    let known = known.or_else(|| view.position.secret_fingerprint.clone());
-    let task = ViewTask {
-        secret_fingerprint: known,
-        ..view.task.clone()
-    };
-    match Evaluator::check_secret(&task, master) {
-        Ok(()) => view.position.secret_fingerprint = master.map(secret::fingerprint),
-        Err(error) => view.suspend(&error),
-    }
-}
-
-/// A run that must sweep begins again where the marks were lost.
-fn restart_unmarked(view: &mut View, total: u64) {
-    match &view.position.progress {
-        Progress::Filling { sweep: true, .. } | Progress::Sweeping { .. } => {
-            view.begin_difference(total)
-        }
-        Progress::Filling { sweep: false, .. }
-        | Progress::Pending
-        | Progress::Live
-        | Progress::Suspended { .. }
-        | Progress::Expiring
-        | Progress::Expired
-        | Progress::Revoked => {}
-    }
-}
-
-fn count_members<S: Store>(store: &S, view: &ViewId) -> Result<u64, Error> {
-    let mut count = 0;
-    store.members_after(view, None, &mut |_, _| {
-        count += 1;
-        Ok(true)
-    })?;
-    Ok(count)
 }
 
 fn split_key<'a>(input: &Input<'a>) -> Result<(SchemaId, &'a [u8]), Error> {

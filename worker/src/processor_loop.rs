@@ -64,7 +64,7 @@ use hutong_schemas::class::{Class, Classified};
 use hutong_stream_processors::position::{InputPosition, ViewPosition};
 use hutong_stream_processors::{FjallStore, Processor};
 use hutong_transport::admin::{Isolation, TopicInfo};
-use hutong_transport::producer::{PositionWrite, Transaction, TransactionalProducer};
+use hutong_transport::producer::{Transaction, TransactionalProducer};
 use hutong_transport::reader::{PartitionReader, Start};
 use hutong_transport::record::TaskRecord;
 use serde::Deserialize;
@@ -107,7 +107,7 @@ const REFUSED_RETRY: Duration = Duration::from_secs(60);
 pub(crate) async fn run(ctx: TaskContext) -> Result<Stopped, TaskError> {
     let task = parse(&ctx.task)?;
     check_topic(&ctx, &task.topic, &task.topic_id).await?;
-    let (producer, positions) = start_producer(&ctx, &task).await?;
+    let (producer, positions) = ctx.start_producer(&owner(&task)).await?;
     let (input, views) = split_positions(positions)?;
     let is_new = input.is_none();
     let processor = open_processor(&ctx, &task, input).await?;
@@ -146,11 +146,11 @@ pub(crate) async fn run(ctx: TaskContext) -> Result<Stopped, TaskError> {
 /// By class, of Kafka.
 pub(crate) async fn delete(ctx: TaskContext) -> Result<(), TaskError> {
     let task = parse(&ctx.task)?;
-    let (producer, positions) = start_producer(&ctx, &task).await?;
     let owner = owner(&task);
+    let (producer, positions) = ctx.start_producer(&owner).await?;
     let positions = positions
         .into_keys()
-        .map(|sub| position_write(&ctx, &owner, sub, None))
+        .map(|sub| ctx.position_write(&owner, sub, None))
         .collect();
     let transaction = Transaction {
         positions,
@@ -170,20 +170,6 @@ fn parse(task: &TaskRecord) -> Result<ProcessorTask, TaskError> {
 
 fn owner(task: &ProcessorTask) -> String {
     format!("processor/{}/{}", task.topic, task.partition)
-}
-
-fn position_write(
-    ctx: &TaskContext,
-    owner: &str,
-    sub: String,
-    value: Option<Value>,
-) -> PositionWrite {
-    PositionWrite {
-        location: ctx.location.to_string(),
-        owner: owner.to_owned(),
-        sub,
-        value,
-    }
 }
 
 /// How often a topic must be unknown to be missing, and how long apart: a broker that has just
@@ -218,18 +204,6 @@ async fn check_topic(ctx: &TaskContext, topic: &str, topic_id: &str) -> Result<(
         "its views were made for the former topic: revoke them and make them anew, once a new \
              snapshot has filled this one",
     ))
-}
-
-/// Fences whoever had the partition before, then reads what was committed for it.
-async fn start_producer(
-    ctx: &TaskContext,
-    task: &ProcessorTask,
-) -> Result<(TransactionalProducer, BTreeMap<String, Value>), TaskError> {
-    let owner = owner(task);
-    let id = ctx.cluster.transactional_id(&owner);
-    let producer = TransactionalProducer::start(&ctx.kafka, &ctx.cluster, &id).await?;
-    let positions = producer.positions(&ctx.location, &owner).await?;
-    Ok((producer, positions))
 }
 
 fn split_positions(
@@ -530,7 +504,7 @@ impl Attempt {
         let positions = work.processor.positions(next_offset, read_up_to_ms);
         let positions = positions
             .into_iter()
-            .map(|(sub, value)| position_write(&self.ctx, &owner, sub, value))
+            .map(|(sub, value)| self.ctx.position_write(&owner, sub, value))
             .collect();
         let transaction = Transaction {
             batches: vec![records],

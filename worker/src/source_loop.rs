@@ -31,7 +31,6 @@
 //! We do not retry a commit in place, because only the fence and the stored position tell what
 //! became of the first try. We do not abort batches one by one: an attempt that fails ends whole.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -40,9 +39,8 @@ use hutong_connectors_core::postgres_source::Config;
 use hutong_connectors_core::source::{SourceBatch, Step};
 use hutong_connectors_postgres::source::{self, Connected};
 use hutong_schemas::class::Class;
-use hutong_transport::producer::{PositionWrite, Transaction, TransactionalProducer};
+use hutong_transport::producer::{Transaction, TransactionalProducer};
 use serde::Deserialize;
-use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use crate::owned::Owned;
@@ -65,7 +63,7 @@ pub(crate) async fn run(ctx: TaskContext) -> Result<Stopped, TaskError> {
     let connected = Connected::open(config, password).await?;
     let connected = connected.with_budget(Arc::clone(ctx.budget.semaphore()));
     let owner = connected.owner();
-    let (producer, positions) = start_producer(&ctx, &owner).await?;
+    let (producer, positions) = ctx.start_producer(&owner).await?;
     let producer = Arc::new(producer);
     tracing::info!(task = ctx.task.task, owner, position = ?positions.get(""), "a source starts");
 
@@ -106,7 +104,7 @@ pub(crate) async fn delete(ctx: TaskContext) -> Result<(), TaskError> {
     let mut config = parse(&ctx)?;
     let password = ctx.secrets.unlock(&mut config.connection)?;
     let owner = source::owner(&config, password.clone()).await?;
-    let (producer, positions) = start_producer(&ctx, &owner).await?;
+    let (producer, positions) = ctx.start_producer(&owner).await?;
     let dropped = source::drop_owned(config, password, positions.get("")).await?;
     tracing::info!(
         task = ctx.task.task,
@@ -118,7 +116,7 @@ pub(crate) async fn delete(ctx: TaskContext) -> Result<(), TaskError> {
     let transaction = Transaction {
         positions: parts
             .chain([String::new()])
-            .map(|part| position_write(&ctx, &owner, part, None))
+            .map(|part| ctx.position_write(&owner, part, None))
             .collect(),
         ..Transaction::default()
     };
@@ -143,31 +141,6 @@ pub(crate) fn parse(ctx: &TaskContext) -> Result<Config, TaskError> {
         let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
         TaskError::new(Class::Definite, mistakes.join("; "))
     })
-}
-
-/// Fences whoever owned it before, then reads its positions: its own, and those of its parts.
-pub(crate) async fn start_producer(
-    ctx: &TaskContext,
-    owner: &str,
-) -> Result<(TransactionalProducer, BTreeMap<String, Value>), TaskError> {
-    let id = ctx.cluster.transactional_id(owner);
-    let producer = TransactionalProducer::start(&ctx.kafka, &ctx.cluster, &id).await?;
-    let positions = producer.positions(&ctx.location, owner).await?;
-    Ok((producer, positions))
-}
-
-fn position_write(
-    ctx: &TaskContext,
-    owner: &str,
-    sub: String,
-    value: Option<Value>,
-) -> PositionWrite {
-    PositionWrite {
-        location: ctx.location.to_string(),
-        owner: owner.to_owned(),
-        sub,
-        value,
-    }
 }
 
 fn host(ctx: &TaskContext, producer: &Arc<TransactionalProducer>) -> KafkaHost {
@@ -220,10 +193,12 @@ impl Commits<'_> {
         } = batch;
         let events = events(&records);
         let bytes = records.buffer.len();
-        let own = position_write(self.ctx, self.owner, String::new(), Some(position));
+        let own = self
+            .ctx
+            .position_write(self.owner, String::new(), Some(position));
         let parts = parts
             .into_iter()
-            .map(|part| position_write(self.ctx, self.owner, part.part, part.value));
+            .map(|part| self.ctx.position_write(self.owner, part.part, part.value));
         let transaction = Transaction {
             batches: vec![records],
             positions: std::iter::once(own).chain(parts).collect(),

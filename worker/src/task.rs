@@ -14,6 +14,7 @@
 //! - `data_dir` belongs to the task alone and outlives attempts; it is a cache of Kafka, may be
 //!   found empty or behind at any start, and is removed after a DELETE.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,7 +24,9 @@ use hutong_schemas::class::{Class, Classified};
 use hutong_transport::KafkaConfig;
 use hutong_transport::admin::Admin;
 use hutong_transport::names::Cluster;
+use hutong_transport::producer::{PositionWrite, TransactionalProducer};
 use hutong_transport::record::{self, TaskRecord};
+use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::budget::Budget;
@@ -85,6 +88,35 @@ impl std::fmt::Debug for TaskContext {
             .field("task", &self.task.task)
             .field("version", &self.task.version)
             .finish_non_exhaustive()
+    }
+}
+
+impl TaskContext {
+    /// Fences whoever had what is owned before, then reads what was committed for it: its own
+    /// position under the empty name, and those of its parts.
+    pub(crate) async fn start_producer(
+        &self,
+        owner: &str,
+    ) -> Result<(TransactionalProducer, BTreeMap<String, Value>), TaskError> {
+        let id = self.cluster.transactional_id(owner);
+        let producer = TransactionalProducer::start(&self.kafka, &self.cluster, &id).await?;
+        let positions = producer.positions(&self.location, owner).await?;
+        Ok((producer, positions))
+    }
+
+    /// Returns what makes a position durable with a transaction, or removes it.
+    pub(crate) fn position_write(
+        &self,
+        owner: &str,
+        sub: String,
+        value: Option<Value>,
+    ) -> PositionWrite {
+        PositionWrite {
+            location: self.location.to_string(),
+            owner: owner.to_owned(),
+            sub,
+            value,
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use hutong_connectors_core::postgres_source::Config;
 use hutong_connectors_core::secret::Secret;
 use hutong_connectors_postgres::source;
 use hutong_schemas::position::Lsn;
-use hutong_transport::producer::{PositionWrite, Transaction, TransactionalProducer};
+use hutong_transport::producer::Transaction;
 use serde_json::{Map, Value, json};
 
 use super::{Action, Asked, PartitionOffset};
@@ -33,15 +33,8 @@ pub(super) async fn carry_out(ctx: &TaskContext, asked: &Asked) -> Result<Value,
         Action::Alter => wanted(&asked.offsets, &server)?,
     };
     let owner = source::owner(&config, password.clone()).await?;
-    let id = ctx.cluster.transactional_id(&owner);
-    let producer = TransactionalProducer::start(&ctx.kafka, &ctx.cluster, &id).await?;
-    let positions = producer.positions(&ctx.location, &owner).await?;
-    let write = |sub: &str, value| PositionWrite {
-        location: ctx.location.to_string(),
-        owner: owner.clone(),
-        sub: sub.to_owned(),
-        value,
-    };
+    let (producer, positions) = ctx.start_producer(&owner).await?;
+    let write = |sub: &str, value| ctx.position_write(&owner, sub.to_owned(), value);
     let stored = positions.get("");
     let (writes, position) = match wanted {
         Wanted::Nothing => (Vec::new(), stored.cloned()),

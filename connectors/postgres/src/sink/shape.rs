@@ -310,30 +310,9 @@ fn modifier(format_type: &str, name: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use hutong_schemas::table::TableId;
 
+    use super::super::target::fixture::target;
     use super::*;
-
-    fn field(name: &str, sql_type: SqlType, nullable: bool) -> FieldInfo {
-        FieldInfo {
-            name: name.to_owned(),
-            sql_type,
-            nullable,
-        }
-    }
-
-    fn target() -> Target {
-        let table = TableId {
-            schema: "s".to_owned(),
-            table: "t".to_owned(),
-        };
-        let key = [field("id", SqlType::Int4, false)];
-        let row = [
-            field("id", SqlType::Int4, false),
-            field("name", SqlType::Varchar { length: Some(20) }, true),
-        ];
-        Target::new(table, &key, &row).unwrap()
-    }
 
     fn existing(columns: &[(&str, &str, bool, bool)], key: &[&str]) -> Existing {
         Existing {

@@ -150,13 +150,14 @@ pub(super) fn qualified(table: &TableId) -> String {
     format!("{}.{}", quote(&table.schema), quote(&table.table))
 }
 
+/// A target for the tests of what is done with one.
 #[cfg(test)]
-mod tests {
+pub(super) mod fixture {
     use hutong_schemas::sql_type::SqlType;
 
     use super::*;
 
-    fn field(name: &str, sql_type: SqlType, nullable: bool) -> FieldInfo {
+    pub(crate) fn field(name: &str, sql_type: SqlType, nullable: bool) -> FieldInfo {
         FieldInfo {
             name: name.to_owned(),
             sql_type,
@@ -164,7 +165,7 @@ mod tests {
         }
     }
 
-    fn target() -> Target {
+    pub(crate) fn target() -> Target {
         let table = TableId {
             schema: "s".to_owned(),
             table: "t".to_owned(),
@@ -176,6 +177,14 @@ mod tests {
         ];
         Target::new(table, &key, &row).unwrap()
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use hutong_schemas::sql_type::SqlType;
+
+    use super::fixture::{field, target};
+    use super::*;
 
     #[test]
     fn the_table_is_created_from_the_sql_types_with_the_record_key_as_primary_key() {

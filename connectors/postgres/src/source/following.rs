@@ -93,17 +93,8 @@ impl Streaming {
         schema: TableSchema,
         captured: Vec<bool>,
     ) -> Result<(), Error> {
-        let name = schema.id.to_string();
-        let host = Arc::clone(&self.delivery.host);
-        let (plan, announcement) =
-            table_plan::compile(host.as_ref(), &self.config, schema, captured).await?;
-        host.announce_tables(&[announcement])
-            .await
-            .map_err(|source| Error::Host {
-                doing: format!("could not announce table {name}"),
-                source,
-            })?;
-        let plan = Arc::new(plan);
+        let host = self.delivery.host.as_ref();
+        let plan = Arc::new(table_plan::announce(host, &self.config, schema, captured).await?);
         if let (Some(backfill), Some(merge)) = (&mut self.backfill, &mut self.changes.merge) {
             let readable = Readable::new(table, Arc::clone(&plan));
             backfill.replan(Arc::new(readable), merge);

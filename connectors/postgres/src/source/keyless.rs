@@ -7,8 +7,6 @@
 //! before are not. The reading begins with a `t` where the topic may hold rows: it tells readers to
 //! drop what came before.
 
-use std::sync::Arc;
-
 use hutong_connectors_core::postgres_source::Config;
 use hutong_connectors_core::source::{Step, TableState as Shown};
 use hutong_schemas::class::{Class, Classified};
@@ -90,15 +88,8 @@ impl Reading<'_> {
         let defaults = catalogue::fetch_defaults(&mut self.client, self.config, table).await?;
         let schema = table.schema(self.config, &defaults)?;
         let captured = vec![true; schema.columns.len()];
-        let host = Arc::clone(&self.delivery.host);
-        let (plan, announcement) =
-            table_plan::compile(host.as_ref(), self.config, schema, captured).await?;
-        host.announce_tables(&[announcement])
-            .await
-            .map_err(|source| Error::Host {
-                doing: format!("could not announce table {name}"),
-                source,
-            })?;
+        let host = self.delivery.host.as_ref();
+        let plan = table_plan::announce(host, self.config, schema, captured).await?;
         if let Some(shown) = self.delivery.progress.table_mut(&name) {
             shown.state = Shown::Snapshotting;
         }

@@ -67,6 +67,7 @@ use lifecycle::Circumstances;
 use merge::Merge;
 use position::{Position, System, check_lineage, parse_history};
 use side::Side;
+use slot::Slot;
 use startup::{Facts, Fault};
 use streaming::Streaming;
 use table_state::Tables;
@@ -294,9 +295,8 @@ impl Connected {
             return Ok((position, circumstances));
         }
         match self.continue_at(&position).await {
-            Ok(()) => {
+            Ok(slot) => {
                 circumstances.is_first = false;
-                let slot = slot::fetch(self.side.client().await?, &self.config.slot_name).await?;
                 circumstances.end_of_log = slot.map(|slot| slot.end_of_log);
                 position.timeline = self.system.timeline;
                 Ok((position, circumstances))
@@ -312,11 +312,12 @@ impl Connected {
         }
     }
 
-    /// Makes sure that the log continues at the position and that nobody else reads the slot.
-    async fn continue_at(&mut self, position: &Position) -> Result<(), Error> {
+    /// Makes sure that the log continues at the position and that nobody else reads the slot, which
+    /// it returns.
+    async fn continue_at(&mut self, position: &Position) -> Result<Option<Slot>, Error> {
         self.check_lineage(position).await?;
-        self.take_slot(Some(position)).await?;
-        Ok(())
+        let (slot, _) = self.take_slot(Some(position)).await?;
+        Ok(slot)
     }
 
     async fn check_lineage(&mut self, position: &Position) -> Result<(), Error> {
@@ -363,7 +364,7 @@ impl Connected {
         if circumstances.has_gap {
             self.drop_lost_slot(&position).await?;
         }
-        let slot_plan = self.take_slot(None).await?;
+        let (_, slot_plan) = self.take_slot(None).await?;
         let is_created = |plan: &publication::Plan| matches!(plan, publication::Plan::Create(_));
         let makes_publication = start.publish.iter().any(is_created);
         let makes_slot = slot_plan == slot::Plan::Create;
@@ -488,12 +489,16 @@ impl Connected {
     /// Makes sure that nobody reads from the slot and that it can go on at the position. A walsender
     /// of ours that still runs may move the slot, or be creating it, until it ends: only then the
     /// slot is looked at.
-    async fn take_slot(&mut self, position: Option<&Position>) -> Result<slot::Plan, Error> {
+    async fn take_slot(
+        &mut self,
+        position: Option<&Position>,
+    ) -> Result<(Option<Slot>, slot::Plan), Error> {
         let name = &self.config.slot_name;
         let client = self.side.client().await?;
         slot::take_over(client, name).await?;
         let slot = slot::fetch(client, name).await?;
-        slot::plan(name, slot.as_ref(), position)
+        let plan = slot::plan(name, slot.as_ref(), position)?;
+        Ok((slot, plan))
     }
 
     async fn second_client(&self) -> Result<AnyClient, Error> {

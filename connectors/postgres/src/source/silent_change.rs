@@ -14,6 +14,7 @@ use hutong_schemas::position::Lsn;
 use tokio::time::{Instant, timeout};
 
 use super::catalogue::{self, Row, STORAGE, Wanted};
+use super::chunk::END_OF_LOG;
 use super::error::Error;
 use super::position::KnownTable;
 use super::relation_change;
@@ -96,13 +97,7 @@ async fn look(
 ) -> Result<Option<Seen>, Error> {
     const DOING: &str = "look for changes of tables";
     let client = side.client().await?;
-    let rows = client
-        .query(
-            DOING,
-            "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
-             ELSE pg_current_wal_insert_lsn() END",
-        )
-        .await?;
+    let rows = client.query(DOING, &format!("SELECT {END_OF_LOG}")).await?;
     let end = Row(rows.into_iter().next().unwrap_or_default()).parse(0)?;
     let oids: Vec<String> = followed.keys().map(u32::to_string).collect();
     let rows = client

@@ -32,6 +32,21 @@ pub(crate) struct TablePlan {
     room: usize,
 }
 
+/// Compiles the plan of a table, as [`compile`], and makes its types known.
+pub(crate) async fn announce(
+    host: &dyn SourceHost,
+    config: &Config,
+    schema: TableSchema,
+    captured: Vec<bool>,
+) -> Result<TablePlan, Error> {
+    let doing = format!("could not announce table {}", schema.id);
+    let (plan, announcement) = compile(host, config, schema, captured).await?;
+    host.announce_tables(&[announcement])
+        .await
+        .map_err(|source| Error::Host { doing, source })?;
+    Ok(plan)
+}
+
 /// Registers a table's schemas, makes sure of its topic, and compiles its plan. `captured` says
 /// which columns of received rows those of the schema are.
 pub(crate) async fn compile(

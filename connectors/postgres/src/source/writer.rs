@@ -365,14 +365,7 @@ impl Writer {
                 }
             }
         }
-        let value = plan.write_value(
-            waiting.op,
-            None,
-            Some(&row),
-            &waiting.source,
-            &mut self.batch,
-        )?;
-        self.batch.records[waiting.record].value = Some(value);
+        fill_in(&mut self.batch, waiting, &row)?;
         Ok(true)
     }
 
@@ -382,14 +375,7 @@ impl Writer {
         let mut arena = self.scratch.arena(plan.arena_bytes(waiting.tuple.len()));
         let mut row = Vec::with_capacity(plan.schema.columns.len());
         plan.decode(waiting.received(), &mut arena, &mut row)?;
-        let value = plan.write_value(
-            waiting.op,
-            None,
-            Some(&row),
-            &waiting.source,
-            &mut self.batch,
-        )?;
-        self.batch.records[waiting.record].value = Some(value);
+        fill_in(&mut self.batch, waiting, &row)?;
         Ok(())
     }
 
@@ -437,6 +423,14 @@ pub(crate) fn split_off(batch: &mut RecordBatch, first: usize) -> RecordBatch {
         rest.records.push(record);
     }
     rest
+}
+
+/// Gives a waiting event its value.
+fn fill_in(batch: &mut RecordBatch, waiting: &Waiting, row: &[Cell<'_>]) -> Result<(), Error> {
+    let plan = &waiting.plan;
+    let value = plan.write_value(waiting.op, None, Some(row), &waiting.source, batch)?;
+    batch.records[waiting.record].value = Some(value);
+    Ok(())
 }
 
 /// Returns the key of the newest record.

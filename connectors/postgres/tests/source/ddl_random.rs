@@ -428,7 +428,7 @@ async fn broken_and_read_again(seed: u64) {
 fn seeds() -> Vec<u64> {
     match std::env::var("HUTONG_TEST_SEED") {
         Ok(seed) => vec![seed.parse().expect("HUTONG_TEST_SEED is a number")],
-        Err(_) => vec![1, 2, rand::random::<u64>() % 1_000_000],
+        Err(_) => vec![1, 2, 3],
     }
 }
 

@@ -1,0 +1,149 @@
+//! What a start reads again from Kafka: members from the views' topics, rows from the input.
+
+use super::{CLEARED_AT_ONCE, Input, Processor, Step, split_key, split_value, stored_row};
+use crate::Error;
+use crate::position::Progress;
+use crate::store::{Member, Store, StoreBatch, StorePosition, ViewId};
+use crate::view::digest;
+
+impl<S: Store> Processor<S> {
+    /// Forgets members of those that will be read anew, and remembers to forget those of views that
+    /// are not here: there may be millions, and the other views wait meanwhile.
+    pub(super) fn forget_other_members(&mut self, rebuilt: &[usize]) -> Result<(), Error> {
+        self.garbage.clear();
+        for id in self.store.views()? {
+            match self.views.iter().position(|view| view.id == id) {
+                Some(index) if rebuilt.contains(&index) => {
+                    while !self.store.clear_members(&id, CLEARED_AT_ONCE)? {}
+                }
+                Some(_) => {}
+                None => self.garbage.push(id),
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets some members of views that are gone. To be called between batches.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn tidy(&mut self) -> Result<(), Error> {
+        if let Some(id) = self.garbage.last()
+            && self.store.clear_members(id, CLEARED_AT_ONCE)?
+        {
+            self.garbage.pop();
+        }
+        Ok(())
+    }
+
+    /// Puts a part of a view's topic, read from its beginning, into its members.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Input`].
+    pub fn rebuild_members<'a>(
+        &mut self,
+        view: usize,
+        records: impl Iterator<Item = Input<'a>>,
+    ) -> Result<(), Error> {
+        let id = self.views[view].id.clone();
+        let mut batch = StoreBatch::default();
+        for record in records {
+            let (_, key) = split_key(&record)?;
+            let member = record.value.map(|value| Member {
+                digest: digest(value),
+                mark: 0,
+            });
+            batch.members.push((id.clone(), key.to_vec(), member));
+        }
+        let position = self.unknown_members()?;
+        self.store.apply(batch, &position)
+    }
+
+    /// Ends the rebuilding of a view's members.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn members_rebuilt(&mut self, view: usize) -> Result<(), Error> {
+        let view = &mut self.views[view];
+        view.rows = count_members(&self.store, &view.id)?;
+        view.save();
+        Ok(())
+    }
+
+    /// Puts input records from before the committed position into the rows; `next_offset` is the one
+    /// behind them.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Input`], [`Error::Unexpected`].
+    pub fn replay_rows<'a>(
+        &mut self,
+        records: impl Iterator<Item = Input<'a>>,
+        next_offset: i64,
+    ) -> Result<Step, Error> {
+        let mut batch = StoreBatch::default();
+        for record in records {
+            let (_, key) = split_key(&record)?;
+            let Some(value) = record.value else {
+                batch.rows.push((key.to_vec(), None));
+                continue;
+            };
+            let (schema, _) = split_value(&record, value)?;
+            let Some(decoder) = self.decoders.value(schema) else {
+                return Ok(Step::Needs(schema));
+            };
+            let (mut before, mut after) = (Vec::new(), Vec::new());
+            let head = decoder
+                .event
+                .decode(value, &mut before, &mut after)
+                .map_err(|source| Error::Input {
+                    offset: record.offset,
+                    source,
+                })?;
+            batch
+                .rows
+                .push((key.to_vec(), stored_row(value, head.after_range)));
+        }
+        let mut position = self.unknown_members()?;
+        position.next_offset = next_offset;
+        self.rows = self.rows_after(&batch)?;
+        position.rows = Some(self.rows);
+        self.store.apply(batch, &position)?;
+        Ok(Step::Done)
+    }
+
+    /// Says that rows and members are those of the committed position. The store will say so with
+    /// the next batch: a difference run that begins again because marks were lost must be committed
+    /// by then, else a later start would sweep members for want of marks.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn rebuilt(&mut self) -> Result<(), Error> {
+        let total = self.rows;
+        for view in &mut self.views {
+            if matches!(view.position.progress, Progress::Filling { .. }) {
+                view.position.total = view.position.total.max(total);
+                view.save();
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the store's position with members that reflect no commit.
+    fn unknown_members(&self) -> Result<StorePosition, Error> {
+        let stored = self.store.position()?;
+        Ok(StorePosition {
+            seq: 0,
+            next_offset: stored.map_or(0, |stored| stored.next_offset),
+            ..self.store_position()
+        })
+    }
+}
+
+pub(super) fn count_members<S: Store>(store: &S, view: &ViewId) -> Result<u64, Error> {
+    let mut count = 0;
+    store.members_after(view, None, &mut |_, _| {
+        count += 1;
+        Ok(true)
+    })?;
+    Ok(count)
+}
