@@ -26,5 +26,5 @@ pub use error::Error;
 pub use fjall_store::FjallStore;
 pub use memory_store::MemoryStore;
 pub use preview::Preview;
-pub use processor::{Input, Processor, Step};
+pub use processor::{Input, Processor, Run, Step};
 pub use store::Store;

@@ -73,6 +73,33 @@ pub enum Step {
     Needs(SchemaId),
 }
 
+/// What a part of the difference runs does, by which tests name the moment at which they kill.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Run {
+    /// There is none: changes are applied as they come.
+    #[default]
+    None,
+    /// Rows are compared with what a view holds.
+    Fill,
+    /// Members without a row are deleted.
+    Sweep,
+    /// All members are deleted.
+    Empty,
+}
+
+impl Run {
+    /// Returns the name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "live",
+            Self::Fill => "fill",
+            Self::Sweep => "sweep",
+            Self::Empty => "empty",
+        }
+    }
+}
+
 /// What a start must read before the first change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rebuild {
@@ -539,6 +566,23 @@ impl<S: Store> Processor<S> {
                 Progress::Filling { .. } | Progress::Sweeping { .. } | Progress::Expiring
             )
         })
+    }
+
+    /// Returns what the next part of the difference runs does; where several views have one, what
+    /// is nearest to its end.
+    #[must_use]
+    pub fn difference_run(&self) -> Run {
+        let runs = self.views.iter().map(|view| match view.position.progress {
+            Progress::Filling { .. } => Run::Fill,
+            Progress::Sweeping { .. } => Run::Sweep,
+            Progress::Expiring => Run::Empty,
+            Progress::Pending
+            | Progress::Live
+            | Progress::Suspended { .. }
+            | Progress::Expired
+            | Progress::Revoked => Run::None,
+        });
+        runs.max().unwrap_or_default()
     }
 
     /// Does the next part of the difference runs, as far as the limits go. Runs take turns at being

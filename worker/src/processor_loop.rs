@@ -62,7 +62,7 @@ use hutong_policies::ViewTask;
 use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::class::{Class, Classified};
 use hutong_stream_processors::position::{InputPosition, ViewPosition};
-use hutong_stream_processors::{FjallStore, Processor};
+use hutong_stream_processors::{FjallStore, Processor, Run};
 use hutong_transport::admin::{Isolation, TopicInfo};
 use hutong_transport::producer::{Transaction, TransactionalProducer};
 use hutong_transport::reader::{PartitionReader, Start};
@@ -512,8 +512,11 @@ impl Attempt {
             plain: Vec::new(),
         };
         let started = Instant::now();
+        let run = self.work().batch.run;
+        fail_point(run, "before", &owner).await;
         match self.producer.commit(transaction).await {
             Ok(batches) => {
+                fail_point(run, "after", &owner).await;
                 self.blocking(|work| work.committed(batches)).await??;
                 self.board.count(&self.ctx, applied, outputs, started);
                 Ok(())
@@ -546,6 +549,17 @@ impl Attempt {
         }
     }
 }
+
+/// Where a test may hold the process to kill it: `processor-<run>-<before or after>`.
+#[cfg(debug_assertions)]
+async fn fail_point(run: Run, moment: &str, owner: &str) {
+    let name = format!("processor-{}-{moment}", run.as_str());
+    hutong_transport::faults::reach(&name, owner).await;
+}
+
+#[cfg(not(debug_assertions))]
+#[expect(clippy::unused_async, reason = "its counterpart with faults waits")]
+async fn fail_point(_run: Run, _moment: &str, _owner: &str) {}
 
 /// Returns the topic whose records were refused for good, if that is what happened.
 fn refused_topic(error: &hutong_transport::Error) -> Option<&str> {

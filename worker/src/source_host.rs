@@ -23,6 +23,9 @@ use crate::status::StatusHandle;
 pub(crate) struct KafkaHost {
     pub(crate) connector: String,
     pub(crate) task: String,
+    /// What the source owns, by which tests name it.
+    #[cfg(debug_assertions)]
+    pub(crate) owner: String,
     pub(crate) tables_topic: String,
     pub(crate) kafka: KafkaConfig,
     pub(crate) admin: Arc<Admin>,
@@ -97,7 +100,9 @@ impl SourceHost for KafkaHost {
             plain,
             ..Transaction::default()
         };
+        self.reached("source-announce-before").await;
         let committed = self.producer.commit(transaction).await;
+        self.reached("source-announce-after").await;
         committed
             .map(drop)
             .map_err(|error| HostError::wrap("could not announce the captured tables", error))
@@ -114,6 +119,11 @@ impl SourceHost for KafkaHost {
             *shown = states;
             self.status.details_now(details);
         }
+    }
+
+    #[cfg(debug_assertions)]
+    async fn reached(&self, place: &'static str) {
+        hutong_transport::faults::reach(place, &self.owner).await;
     }
 }
 

@@ -67,7 +67,7 @@ pub(crate) async fn run(ctx: TaskContext) -> Result<Stopped, TaskError> {
     let producer = Arc::new(producer);
     tracing::info!(task = ctx.task.task, owner, position = ?positions.get(""), "a source starts");
 
-    let host = Arc::new(host(&ctx, &producer));
+    let host = Arc::new(host(&ctx, &owner, &producer));
     // One batch waits while another commits: the channel is the whole pipeline.
     let (out, batches) = mpsc::channel(1);
     let (confirm, confirmed) = watch::channel(0);
@@ -143,10 +143,12 @@ pub(crate) fn parse(ctx: &TaskContext) -> Result<Config, TaskError> {
     })
 }
 
-fn host(ctx: &TaskContext, producer: &Arc<TransactionalProducer>) -> KafkaHost {
+fn host(ctx: &TaskContext, owner: &str, producer: &Arc<TransactionalProducer>) -> KafkaHost {
     KafkaHost {
         connector: ctx.task.connector.clone(),
         task: ctx.task.task.clone(),
+        #[cfg(debug_assertions)]
+        owner: owner.to_owned(),
         tables_topic: ctx.cluster.tables(&ctx.location),
         kafka: ctx.kafka.clone(),
         admin: Arc::clone(&ctx.admin),

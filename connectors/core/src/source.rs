@@ -100,6 +100,10 @@ pub trait SourceHost: Send + Sync {
 
     /// Takes the state to show; cheap, keeps the newest only.
     fn progress(&self, progress: SourceProgress);
+
+    /// Says that the source has come to a named place, before or after a durable step or inside a
+    /// read, where a test may hold it. In a release nothing happens there.
+    async fn reached(&self, _place: &'static str) {}
 }
 
 /// A table's topic.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::position::SchemaId;
-use hutong_stream_processors::{Error, FjallStore, Input, Limits, Processor, Step};
+use hutong_stream_processors::{Error, FjallStore, Input, Limits, Processor, Run, Step};
 use hutong_transport::reader::Message;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -42,6 +42,8 @@ pub(super) struct Batch {
     /// The source transaction of the last event.
     transaction: Option<i64>,
     began: Option<Instant>,
+    /// What of a difference run is in it.
+    pub(super) run: Run,
 }
 
 /// Why applying ended.
@@ -158,6 +160,7 @@ impl Work {
             looks_max: self.looks_max,
         };
         let began = Instant::now();
+        self.batch.run = self.processor.difference_run();
         let step = self.processor.difference(&mut self.batch.output, limits)?;
         self.looks_max = next_looks(self.looks_max, began.elapsed());
         Ok(match step {

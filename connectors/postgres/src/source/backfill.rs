@@ -128,7 +128,8 @@ impl Backfill {
         let mut helpers = vec![readers::barrier(side.another(), report.clone())];
         for _ in 0..config.snapshot_readers {
             let jobs = Arc::clone(&inbox);
-            helpers.push(readers::reader(side.another(), jobs, report.clone()));
+            let (side, host) = (side.another(), Arc::clone(host));
+            helpers.push(readers::reader(side, host, jobs, report.clone()));
         }
         let unprepared = tables.iter().map(|table| table.oid).collect();
         let (config_of, host) = (Arc::clone(config), Arc::clone(host));

@@ -251,7 +251,7 @@ impl Connected {
             }
         } else {
             for plan in &start.publish {
-                self.make_publication(plan).await?;
+                self.make_publication(plan, delivery).await?;
             }
         }
         self.unpublish(&start, &position, delivery).await;
@@ -383,11 +383,14 @@ impl Connected {
         // The publication comes before the slot: the slot's decoding looks for it from its first
         // change on.
         for plan in &start.publish {
-            self.make_publication(plan).await?;
+            self.make_publication(plan, delivery).await?;
         }
         let reads_rows = self.config.snapshot_mode != SnapshotMode::NoData;
         position.lsn = if makes_slot {
-            slot::create(&mut self.client, &self.config.slot_name).await?
+            delivery.host.reached("source-slot-before").await;
+            let lsn = slot::create(&mut self.client, &self.config.slot_name).await?;
+            delivery.host.reached("source-slot-after").await;
+            lsn
         } else if makes_publication || reads_rows {
             // A place where every transaction knows the publication: a temporary slot finds it by
             // waiting for those that are running.
@@ -455,13 +458,19 @@ impl Connected {
         }
     }
 
-    async fn make_publication(&mut self, plan: &publication::Plan) -> Result<(), Error> {
+    async fn make_publication(
+        &mut self,
+        plan: &publication::Plan,
+        delivery: &Delivery,
+    ) -> Result<(), Error> {
         let (doing, statement) = match plan {
             publication::Plan::Nothing => return Ok(()),
             publication::Plan::Create(statement) => ("create the publication", statement),
             publication::Plan::Alter(statement) => ("add tables to the publication", statement),
         };
+        delivery.host.reached("source-publish-before").await;
         self.side.query(doing, statement).await?;
+        delivery.host.reached("source-publish-after").await;
         let is_empty = matches!(plan, publication::Plan::Create(_))
             && self.config.publication_autocreate == PublicationAutocreate::NoTables;
         if !is_empty {

@@ -77,13 +77,18 @@ fn start(work: impl Future<Output = ()> + Send + 'static) -> Helper {
 pub(crate) type Jobs = Arc<Mutex<mpsc::Receiver<Job>>>;
 
 /// Starts a reader.
-pub(crate) fn reader(side: Side, jobs: Jobs, reports: mpsc::Sender<Report>) -> Helper {
+pub(crate) fn reader(
+    side: Side,
+    host: Arc<dyn SourceHost>,
+    jobs: Jobs,
+    reports: mpsc::Sender<Report>,
+) -> Helper {
     start(async move {
         let mut side = side;
         loop {
             let job = jobs.lock().await.recv().await;
             let Some(job) = job else { return };
-            let report = read(&mut side, job, &reports).await;
+            let report = read(&mut side, host.as_ref(), job, &reports).await;
             if reports.send(report).await.is_err() {
                 return;
             }
@@ -91,7 +96,12 @@ pub(crate) fn reader(side: Side, jobs: Jobs, reports: mpsc::Sender<Report>) -> H
     })
 }
 
-async fn read(side: &mut Side, mut job: Job, reports: &mpsc::Sender<Report>) -> Report {
+async fn read(
+    side: &mut Side,
+    host: &dyn SourceHost,
+    mut job: Job,
+    reports: &mpsc::Sender<Report>,
+) -> Report {
     let chunk = job.chunk;
     let mut pause = PAUSE.0;
     loop {
@@ -100,6 +110,7 @@ async fn read(side: &mut Side, mut job: Job, reports: &mpsc::Sender<Report>) -> 
                 let found = async |high| {
                     // Nobody listens any more when the source ends.
                     let _ = reports.send(Report::Found { chunk, high }).await;
+                    host.reached("source-chunk-snapshot").await;
                 };
                 chunk::read(client, &mut job, found).await
             }

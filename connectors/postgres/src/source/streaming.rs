@@ -372,9 +372,9 @@ impl Streaming {
             let mut side = self.side.lend();
             let mut writer = std::mem::take(&mut self.changes.writer);
             let bytes_max = self.config.batch_bytes_max;
-            let resolved = self
-                .while_answering(toast::resolve(&mut side, &mut writer, bytes_max))
-                .await;
+            let host = Arc::clone(&self.delivery.host);
+            let resolving = toast::resolve(&mut side, &mut writer, bytes_max, host.as_ref());
+            let resolved = self.while_answering(resolving).await;
             self.changes.writer = writer;
             self.side.give_back(side);
             let Some(resolved) = resolved? else {
@@ -520,8 +520,15 @@ impl Streaming {
     }
 
     pub(crate) async fn send_status(&mut self, wants_reply: bool) -> Result<(), Error> {
+        let confirms = self.status_due;
+        if confirms {
+            self.delivery.host.reached("source-confirm-before").await;
+        }
         let status = status_update(self.received, self.durable, now_us(), wants_reply);
         self.client.send_copy_data(&status).await?;
+        if confirms {
+            self.delivery.host.reached("source-confirm-after").await;
+        }
         self.status_due = false;
         self.status_sent_at = Instant::now();
         Ok(())

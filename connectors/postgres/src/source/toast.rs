@@ -25,6 +25,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hutong_connectors_core::source::SourceHost;
 use hutong_schemas::class::{Class, Classified as _};
 use hutong_schemas::sql_type::SqlType;
 
@@ -58,11 +59,15 @@ pub(crate) async fn resolve(
     side: &mut Side,
     writer: &mut Writer,
     bytes_max: usize,
+    host: &dyn SourceHost,
 ) -> Result<Vec<Unfit>, Error> {
     let waiting = std::mem::take(&mut writer.waiting);
     let mut unfit = Vec::new();
     let outcome = match side.client().await {
-        Ok(client) => resolve_first(client, writer, &waiting, bytes_max, &mut unfit).await,
+        Ok(client) => {
+            host.reached("source-reread-before").await;
+            resolve_first(client, writer, &waiting, bytes_max, &mut unfit, host).await
+        }
         Err(error) => Err(error),
     };
     writer.waiting = waiting;
@@ -85,8 +90,10 @@ async fn resolve_first(
     waiting: &[Waiting],
     bytes_max: usize,
     unfit: &mut Vec<Unfit>,
+    host: &dyn SourceHost,
 ) -> Result<usize, Error> {
     begin_seeing(client, waiting).await?;
+    host.reached("source-reread-snapshot").await;
     let mut resolved = 0;
     let mut bytes = 0;
     while resolved < waiting.len() && bytes < bytes_max {
