@@ -1,7 +1,8 @@
 //! Servers for demo and tests, the four departments, the demo, the test kit.
 //!
 //! This crate is a tool of the workshop and no part of the platform: nothing of the platform
-//! depends on it, and it drives the platform only from outside, by processes, HTTP and SQL.
+//! depends on it, and it drives the platform only from outside, by processes, HTTP and SQL. The demo
+//! looks into a topic as any reader may.
 //!
 //! Read in this order: where things are put ([`scratch`]), how a process is started, stopped and
 //! killed ([`process`]), the two servers ([`kafka`], [`postgres`]), and the runner that gives them

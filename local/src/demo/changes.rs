@@ -11,14 +11,14 @@ use super::steps::Scenes;
 use crate::testkit::until;
 
 /// The share that is changed: 年检, from 地税 to 工商.
-const S07: &Share = &SHARES[3];
+pub(super) const S07: &Share = &SHARES[3];
 /// The column that is withdrawn.
 const COLUMN: &str = "reg_date";
 /// A narrower condition, and what no row at the subscriber may be then.
 const NARROWER: &str = "status IN (2, 3) AND NOT is_self_emp";
 const NO_LONGER: &str = "status::text = '4'";
 /// Time for a change to arrive; the bound of what is withdrawn is stated apart.
-const ARRIVAL: Duration = Duration::from_secs(60);
+pub(super) const ARRIVAL: Duration = Duration::from_secs(60);
 
 impl Scenes<'_> {
     /// 地税 withdraws a column: its values must be gone from 工商's table.
@@ -98,7 +98,7 @@ impl Scenes<'_> {
         S07.document(&self.stage.prefix(S07.provider))
     }
 
-    async fn put(&self, document: &Value) -> Result<()> {
+    pub(super) async fn put(&self, document: &Value) -> Result<()> {
         let path = format!("/api/v1/views/{}", S07.view());
         let answer = self
             .platform
@@ -109,7 +109,7 @@ impl Scenes<'_> {
     }
 
     /// Asks beforehand what a change would come to, as a careful administrator does.
-    async fn say_what_would_move(&mut self, document: &Value) -> Result<()> {
+    pub(super) async fn say_what_would_move(&mut self, document: &Value) -> Result<()> {
         let path = format!("/api/v1/views/{}?dry_run=true", S07.view());
         let answer = self
             .platform
@@ -128,7 +128,7 @@ impl Scenes<'_> {
     }
 
     /// Counts rows at the subscriber for which a condition holds.
-    async fn count(&self, condition: &str) -> Result<i64> {
+    pub(super) async fn count(&self, condition: &str) -> Result<i64> {
         let front = self.watch.front(S07.subscriber);
         let sql = format!("SELECT count(*) FROM {} WHERE {condition}", S07.target());
         Ok(front.query_one(&sql, &[]).await?.get(0))
@@ -147,7 +147,7 @@ impl Scenes<'_> {
     }
 
     /// Waits until the view is complete in its newest version, and shows how far it is.
-    async fn wait_complete(&mut self) -> Result<()> {
+    pub(super) async fn wait_complete(&mut self) -> Result<()> {
         let path = format!("/api/v1/views/{}", S07.view());
         let deadline = Instant::now() + ARRIVAL;
         loop {

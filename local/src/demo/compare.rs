@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 
-use super::shares::{SHARES, Share};
+use super::shares::Share;
 use super::stage::Stage;
 use crate::testkit::connect;
 
@@ -14,10 +14,14 @@ pub(super) const ROWS_MIN: usize = 100;
 /// A row as text, column by column.
 type Row = Vec<Option<String>>;
 
-/// Compares all views. Returns the number of rows of each, or the first difference in words.
-pub(super) async fn all(stage: &Stage, master: &str) -> Result<Result<Vec<usize>, String>> {
+/// Compares all views of these shares. Returns the number of rows of each, or the first difference in words.
+pub(super) async fn all(
+    stage: &Stage,
+    shares: &[Share],
+    master: &str,
+) -> Result<Result<Vec<usize>, String>> {
     let mut counts = Vec::new();
-    for share in &SHARES {
+    for share in shares {
         match one(stage, share, master).await? {
             Ok(count) => counts.push(count),
             Err(difference) => return Ok(Err(difference)),
@@ -103,6 +107,7 @@ fn quoted(value: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::shares::SHARES;
     use super::*;
 
     fn rows(values: &[(&str, &str)]) -> BTreeMap<String, Row> {

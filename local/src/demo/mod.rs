@@ -1,4 +1,4 @@
-//! The demo: four departments share six views of their data while they go about their work.
+//! The demo: four departments share views of their data while they go about their work.
 //!
 //! Everything is done as a user would: servers and platform are processes of their own, connectors
 //! and views are registered over the public HTTP API, changes are made in the departments'
@@ -9,6 +9,7 @@
 
 mod changes;
 mod compare;
+mod growth;
 mod keys;
 mod load;
 mod registration;
@@ -26,7 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::load::Load;
 use self::screen::Screen;
-use self::shares::SHARES;
+use self::shares::{SHARES, Share};
 use self::stage::Stage;
 use self::watch::Watch;
 use crate::departments::Department;
@@ -148,6 +149,8 @@ async fn play(options: &Options, stage: &Stage, screen: &mut Screen) -> Result<(
     scenes.a_share_loses_a_column().await?;
     scenes.a_share_loses_rows().await?;
     scenes.a_share_is_widened().await?;
+    scenes.a_column_is_added().await?;
+    scenes.a_table_is_added().await?;
     load.check()?;
     watch_for(Duration::from_secs(5), &mut watch, &mut load, screen).await?;
 
@@ -155,7 +158,7 @@ async fn play(options: &Options, stage: &Stage, screen: &mut Screen) -> Result<(
     screen.say(&format!(
         "the departments have stopped after {committed} transactions; comparing"
     ));
-    let is_equal = conclude(options, stage, screen).await?;
+    let is_equal = conclude(options, stage, watch.shares(), screen).await?;
     Ok((is_equal, platform))
 }
 
@@ -283,11 +286,16 @@ async fn clients(stage: &Stage) -> Result<[tokio_postgres::Client; 4]> {
 }
 
 /// Compares, and says the last line.
-async fn conclude(options: &Options, stage: &Stage, screen: &mut Screen) -> Result<bool> {
+async fn conclude(
+    options: &Options,
+    stage: &Stage,
+    shares: &[Share],
+    screen: &mut Screen,
+) -> Result<bool> {
     let mut deadline = Instant::now() + SETTLING;
     let mut planted = false;
     loop {
-        let difference = match compare::all(stage, MASTER).await? {
+        let difference = match compare::all(stage, shares, MASTER).await? {
             Ok(_) if options.plant_difference && !planted => {
                 steps::falsify(stage).await?;
                 planted = true;
@@ -295,7 +303,7 @@ async fn conclude(options: &Options, stage: &Stage, screen: &mut Screen) -> Resu
                 continue;
             }
             Ok(counts) => {
-                for (share, count) in SHARES.iter().zip(counts) {
+                for (share, count) in shares.iter().zip(counts) {
                     let (view, target) = (share.view(), share.target());
                     screen.say(&format!(
                         "{view}: {count} rows, equal in {target} at {}",

@@ -50,6 +50,23 @@ pub(super) async fn source(
     create(api, &source_name(department), config).await
 }
 
+/// Adds a table to those that a department's connector captures.
+pub(super) async fn capture_also(api: &Api, department: Department, table: &str) -> Result<()> {
+    let mut tables: Vec<&str> = department.captured_tables().to_vec();
+    tables.push(table);
+    let tables: Vec<String> = tables
+        .iter()
+        .map(|table| format!("public.{table}"))
+        .collect();
+    let path = format!("/connectors/{}/config", source_name(department));
+    let change = json!({ "table.include.list": tables.join(",") });
+    let answer = api.connect("PATCH", &path, Some(change)).await?;
+    answer
+        .ok()
+        .map(|_| ())
+        .with_context(|| format!("table {table} was refused"))
+}
+
 /// Registers a share's view. Until the connector has announced the table, the platform refuses it.
 pub(super) async fn view(api: &Api, stage: &Stage, share: &Share) -> Result<()> {
     let document = share.document(&stage.prefix(share.provider));

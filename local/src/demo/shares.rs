@@ -1,4 +1,4 @@
-//! The six shares that the demo sets up, each as the document that is posted and, apart from it, as
+//! The shares that the demo sets up, six at the start and one later, each as the document that is posted and, apart from it, as
 //! the SQL that says what the subscriber must hold.
 //!
 //! The SQL is written by hand from the sample's table of shares, not derived from the document, and
@@ -36,7 +36,7 @@ pub(super) struct Share {
     judge_condition: &'static str,
 }
 
-/// The shares, by their numbers in the sample.
+/// The shares that are set up at the start, by their numbers in the sample.
 pub(super) const SHARES: [Share; 6] = [
     Share {
         id: "s03",
@@ -237,7 +237,64 @@ pub(super) const SHARES: [Share; 6] = [
     },
 ];
 
+/// The column that 地税 adds to its table while the demo runs, 纳税信用等级, and the value of rows
+/// that were there before.
+pub(super) const CREDIT: (&str, &str) = ("credit", "M");
+
+/// Share S07 when it has been widened to that column.
+pub(super) const S07_WITH_CREDIT: Share = Share {
+    columns: &[
+        ("taxpayer_no", ""),
+        ("name", ""),
+        ("org_code", ""),
+        ("biz_reg_no", ""),
+        ("uscc", ""),
+        ("reg_date", ""),
+        ("status", ""),
+        (CREDIT.0, ""),
+    ],
+    judge: &[
+        ("taxpayer_no", "taxpayer_no"),
+        ("name", "name"),
+        ("org_code", "org_code"),
+        ("biz_reg_no", "biz_reg_no"),
+        ("uscc", "uscc"),
+        ("reg_date", "reg_date"),
+        ("status", "status"),
+        (CREDIT.0, CREDIT.0),
+    ],
+    ..SHARES[3]
+};
+
+/// The share of the table that 工商 adds to its connector while the demo runs: 经营异常名录.
+pub(super) const ABNORMAL: Share = Share {
+    id: "s13",
+    provider: Department::Aic,
+    table: "ent_abnormal",
+    subscriber: Department::Stax,
+    purpose: "经营异常",
+    columns: &[("ent_name", ""), ("reason", ""), ("listed_on", "")],
+    condition: Some("removed_on IS NULL"),
+    hidden_key: Some("pripid"),
+    judge: &[
+        ("ent_name", "ent_name"),
+        ("reason", "reason"),
+        ("listed_on", "listed_on"),
+    ],
+    judge_condition: "coalesce(removed_on, 'infinity') = 'infinity'",
+};
+
 impl Share {
+    /// Returns the SQL condition of the rows that the subscriber must see.
+    pub(super) fn judge_condition(&self) -> &'static str {
+        self.judge_condition
+    }
+
+    /// Returns the table's topic.
+    pub(super) fn topic(&self, prefix: &str) -> String {
+        format!("{prefix}.public.{}", self.table)
+    }
+
     /// Returns the name of the view.
     pub(super) fn view(&self) -> String {
         format!("{}_{}", self.id, self.table)
@@ -267,7 +324,7 @@ impl Share {
             "name": self.view(),
             "title": self.purpose,
             "share": self.id,
-            "source": { "topic": format!("{prefix}.public.{}", self.table) },
+            "source": { "topic": self.topic(prefix) },
             "subscriber": self.subscriber.database(),
             "columns": columns,
         });

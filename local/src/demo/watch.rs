@@ -22,6 +22,8 @@ const WINDOW: Duration = Duration::from_secs(10);
 pub(super) struct Watch {
     api: Api,
     fronts: BTreeMap<&'static str, Client>,
+    /// The shares as they are now.
+    shares: Vec<Share>,
     /// When a source had committed how many events, over the last [`WINDOW`].
     before: BTreeMap<Department, VecDeque<(Instant, u64)>>,
 }
@@ -50,6 +52,7 @@ impl Watch {
         Ok(Self {
             api: api.clone(),
             fronts,
+            shares: SHARES.to_vec(),
             before: BTreeMap::new(),
         })
     }
@@ -66,7 +69,7 @@ impl Watch {
     /// Returns the lines of a panel. Fails if a task has failed.
     pub(super) async fn panel(&mut self) -> Result<Vec<String>> {
         let mut lines = self.sources().await?;
-        for share in &SHARES {
+        for share in &self.shares {
             lines.push(self.view_line(share).await?);
         }
         Ok(lines)
@@ -129,6 +132,19 @@ impl Watch {
         Ok(count.unsigned_abs())
     }
 
+    /// Returns the shares as they are now.
+    pub(super) fn shares(&self) -> &[Share] {
+        &self.shares
+    }
+
+    /// Takes note of a share that is new or has changed.
+    pub(super) fn put_share(&mut self, share: Share) {
+        match self.shares.iter_mut().find(|known| known.id == share.id) {
+            Some(known) => *known = share,
+            None => self.shares.push(share),
+        }
+    }
+
     /// Returns the client of a subscriber's database.
     pub(super) fn front(&self, department: Department) -> &Client {
         &self.fronts[department.front()]
@@ -146,7 +162,7 @@ impl Watch {
             };
             return Ok(format!(
                 "snapshot {name:<5}{} {percent:>3} % {done:>7} rows, {left}",
-                bar(done, total)
+                bar(done, total.max(1))
             ));
         }
         let rate = self.rate(department, source.events);
@@ -183,7 +199,7 @@ impl Watch {
             None => "–".to_owned(),
         };
         Ok(format!(
-            "view     {:<14}{rows:>6} rows at {:<6} latency p50 {:>7} p99 {:>7}",
+            "view     {:<17}{rows:>6} rows at {:<6} latency p50 {:>7} p99 {:>7}",
             share.view(),
             share.subscriber.database(),
             milliseconds("latency_ms_p50"),
