@@ -12,6 +12,9 @@
 //!   finds it applied: same digest, nothing to do.
 //! - Rows come from the store, that is from committed batches. A row that the current batch has
 //!   changed is passed over, because the change itself was applied to the view.
+//! - Views that look at rows at the same place look together, so that each row is read once for all of
+//!   them. The hindmost go first, until they have caught up with the next: a view that comes later
+//!   makes the ones before it wait, and all of them together are through as soon as one scan is.
 //! - The cursor commits with the part's output. After a crash the run goes on behind it, if the
 //!   members are those of that commit; if they had to be rebuilt from the view's topic, the marks are
 //!   lost, and a run that must sweep begins again ([`crate::Processor::adopt`]).
@@ -36,7 +39,7 @@ use crate::view::{Effects, Row, View};
 pub struct Limits {
     /// Bytes that the batch may hold.
     pub bytes_max: usize,
-    /// Rows or members to look at, whatever comes out.
+    /// Rows or members to look at, whatever comes out. A row is looked at once for each view.
     pub looks_max: u64,
 }
 
@@ -49,79 +52,122 @@ pub(crate) enum Part {
     Needs(SchemaId),
 }
 
-/// Does the next part of a view's run, and takes what it looked at from the limits.
+/// Does the next part of a view's run over its members, and takes what it looked at from the limits.
 pub(crate) fn advance<S: Store>(
     view: &mut View,
-    decoders: &Decoders,
     effects: &mut Effects<'_, S>,
     limits: &mut Limits,
-) -> Result<Part, Error> {
+) -> Result<(), Error> {
     match view.position.progress.clone() {
-        Progress::Filling { cursor, sweep } => fill(view, cursor, sweep, decoders, effects, limits),
         Progress::Sweeping { cursor } => sweep(view, cursor, effects, limits),
         Progress::Expiring => empty(view, effects, limits),
-        Progress::Pending
+        Progress::Filling { .. }
+        | Progress::Pending
         | Progress::Live
         | Progress::Suspended { .. }
         | Progress::Expired
-        | Progress::Revoked => Ok(Part::Done),
+        | Progress::Revoked => Ok(()),
     }
 }
 
-fn fill<S: Store>(
-    view: &mut View,
-    cursor: Option<Bytes>,
-    sweep: bool,
+/// Views that look at the same rows next.
+struct Group {
+    /// Behind this key; the first of all if there is none.
+    cursor: Option<Vec<u8>>,
+    /// Indices of the views.
+    views: Vec<usize>,
+    /// The key behind which other views go on.
+    until: Option<Vec<u8>>,
+}
+
+impl Group {
+    fn hindmost(views: &[View]) -> Option<Self> {
+        let cursors = || {
+            let filling = views.iter().enumerate();
+            filling.filter_map(|(index, view)| match &view.position.progress {
+                Progress::Filling { cursor, .. } => {
+                    Some((index, cursor.as_ref().map(|cursor| &cursor.0)))
+                }
+                _ => None,
+            })
+        };
+        let first = cursors().map(|(_, cursor)| cursor).min()?;
+        let same = cursors().filter(|(_, cursor)| *cursor == first);
+        let others = cursors().filter_map(|(_, cursor)| cursor.filter(|_| cursor != first));
+        Some(Self {
+            cursor: first.cloned(),
+            views: same.map(|(index, _)| index).collect(),
+            until: others.min().cloned(),
+        })
+    }
+}
+
+/// Does the next part of the runs over the rows, and takes what was looked at from the limits.
+pub(crate) fn fill<S: Store>(
+    views: &mut [View],
     decoders: &Decoders,
     effects: &mut Effects<'_, S>,
     limits: &mut Limits,
 ) -> Result<Part, Error> {
+    let Some(group) = Group::hindmost(views) else {
+        return Ok(Part::Done);
+    };
     let store = effects.store;
-    let mut cursor = cursor.map(|bytes| bytes.0);
-    let start = cursor.clone();
-    let (mut looks, mut through, mut part) = (0, true, Part::Done);
-    store.rows_after(start.as_deref(), &mut |key, row| {
+    let mut cursor = group.cursor.clone();
+    let at_once = u64::try_from(group.views.len()).unwrap_or(u64::MAX);
+    let (mut looks, mut rows, mut through, mut part) = (0, 0, true, Part::Done);
+    store.rows_after(group.cursor.as_deref(), &mut |key, row| {
         if looks >= limits.looks_max || effects.out.buffer.len() >= limits.bytes_max {
             through = false;
             return Ok(false);
         }
+        if let Some(until) = group.until.as_ref().filter(|until| key > until.as_slice()) {
+            cursor = Some(until.clone());
+            through = false;
+            return Ok(false);
+        }
         if !effects.pending.rows.contains_key(key) {
-            let Some(()) = fill_row(view, row, decoders, effects, &mut part)? else {
+            let Some(()) = fill_row(views, &group.views, row, decoders, effects, &mut part)? else {
                 through = false;
                 return Ok(false);
             };
-            if !view.position.progress.applies_changes() {
-                return Ok(false);
-            }
         }
-        looks += 1;
-        cursor = Some(key.to_vec());
+        looks += at_once;
+        rows += 1;
+        match &mut cursor {
+            Some(cursor) => key.clone_into(cursor),
+            None => cursor = Some(key.to_vec()),
+        }
         Ok(true)
     })?;
-    if !view.position.progress.applies_changes() {
-        // A row suspended the view.
-        return Ok(Part::Done);
-    }
     limits.looks_max = limits.looks_max.saturating_sub(looks);
-    view.position.filled += looks;
-    if through {
-        // Rows came and went meanwhile: all that there were are done.
-        view.position.total = view.position.filled;
+    for index in group.views {
+        let position = &mut views[index].position;
+        // A row may have suspended the view.
+        let Progress::Filling { sweep, .. } = position.progress else {
+            continue;
+        };
+        position.filled += rows;
+        if through {
+            // Rows came and went meanwhile: all that there were are done.
+            position.total = position.filled;
+        }
+        position.progress = match (through, sweep) {
+            (false, _) => Progress::Filling {
+                cursor: cursor.clone().map(Bytes),
+                sweep,
+            },
+            (true, true) => Progress::Sweeping { cursor: None },
+            (true, false) => Progress::Live,
+        };
     }
-    view.position.progress = match (through, sweep) {
-        (false, _) => Progress::Filling {
-            cursor: cursor.map(Bytes),
-            sweep,
-        },
-        (true, true) => Progress::Sweeping { cursor: None },
-        (true, false) => Progress::Live,
-    };
     Ok(part)
 }
 
-/// Applies a stored row; `None` if its schema is missing, which `part` then names.
+/// Applies a stored row to some views; `None` if its schema is missing, which `part` then names.
 fn fill_row<S: Store>(
-    view: &mut View,
+    views: &mut [View],
+    which: &[usize],
     row: &[u8],
     decoders: &Decoders,
     effects: &mut Effects<'_, S>,
@@ -143,7 +189,12 @@ fn fill_row<S: Store>(
         columns: fields(&decoder.row),
         cells: &cells,
     };
-    view.apply_row(&row, None, effects)?;
+    for index in which {
+        let view = &mut views[*index];
+        if view.position.progress.applies_changes() {
+            view.apply_row(&row, None, effects)?;
+        }
+    }
     Ok(Some(()))
 }
 
@@ -152,7 +203,7 @@ fn sweep<S: Store>(
     cursor: Option<Bytes>,
     effects: &mut Effects<'_, S>,
     limits: &mut Limits,
-) -> Result<Part, Error> {
+) -> Result<(), Error> {
     let mark = view.position.mark;
     let cursor = cursor.map(|bytes| bytes.0);
     let (last, through) =
@@ -164,7 +215,7 @@ fn sweep<S: Store>(
             cursor: last.map(Bytes),
         }
     };
-    Ok(Part::Done)
+    Ok(())
 }
 
 /// Deletes members until none is left. What this batch has deleted is passed over, what earlier ones
@@ -173,12 +224,12 @@ fn empty<S: Store>(
     view: &mut View,
     effects: &mut Effects<'_, S>,
     limits: &mut Limits,
-) -> Result<Part, Error> {
+) -> Result<(), Error> {
     let (_, through) = remove_members(view, None, effects, limits, |_| true)?;
     if through {
         view.position.progress = Progress::Expired;
     }
-    Ok(Part::Done)
+    Ok(())
 }
 
 /// Deletes the members behind a key that are chosen; returns the last one looked at, and whether
@@ -199,7 +250,7 @@ fn remove_members<S: Store>(
             through = false;
             return Ok(false);
         }
-        let current = effects.pending.member(&id, key).unwrap_or(Some(member));
+        let current = view.changed(key).unwrap_or(Some(member));
         if let Some(member) = current.filter(&chosen) {
             view.remove_member(key, member, effects);
         }

@@ -18,6 +18,8 @@ use crate::store::{
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// Memory for what was written and is not on disk yet, per keyspace.
 const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
+/// Disk for the log of what is in memory, and so what a start reads of it. The least that is allowed.
+const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 
 const POSITION: &[u8] = b"position";
 
@@ -66,6 +68,7 @@ impl FjallStore {
     fn try_open(folder: &Path) -> Result<Self, Error> {
         let database = Database::builder(folder)
             .cache_size(CACHE_BYTES)
+            .max_journaling_size(JOURNAL_BYTES)
             .worker_threads(1)
             .open()
             .map_err(failed("open"))?;

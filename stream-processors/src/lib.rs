@@ -11,6 +11,7 @@
 mod decoders;
 mod difference;
 mod error;
+mod filter;
 pub mod fjall_store;
 mod header;
 pub mod memory_store;

@@ -27,15 +27,16 @@ use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::cell::Cell;
 use hutong_schemas::class::Classified;
 use hutong_schemas::envelope::{Op, SnapshotMark};
+use hutong_schemas::event_decoder::EventHead;
 use hutong_schemas::position::SchemaId;
 use hutong_schemas::wire;
 use serde_json::Value;
 
-use self::rebuild::count_members;
 use self::take_up::{check_secret, restart_unmarked, take_up};
 use crate::Error;
 use crate::decoders::Decoders;
 use crate::difference::{self, Limits, Part};
+use crate::filter::Filter;
 use crate::pending::Pending;
 use crate::position::{InputPosition, Progress, VERSION, ViewPosition};
 use crate::store::{Store, StoreBatch, StorePosition, ViewId};
@@ -132,6 +133,10 @@ pub struct Processor<S> {
     turn: usize,
     /// Rows in the store.
     rows: u64,
+    /// Every key that has a row in the store, and others; `None` if rows were there before us.
+    known_rows: Option<Filter>,
+    /// The source transaction of the last change.
+    transaction: Option<Option<i64>>,
     /// Members that nobody will ask for, to be forgotten little by little.
     garbage: Vec<ViewId>,
     /// The time at the last tick, and after what time an append begins another segment of a view's
@@ -192,12 +197,12 @@ impl<S: Store> Processor<S> {
                 must_compare,
             })
         };
-        let rows = match store.position()? {
+        let (rows, known_rows) = match store.position()? {
             Some(StorePosition {
                 rows: Some(rows), ..
-            }) => rows,
-            Some(_) => store.count_rows()?,
-            None => 0,
+            }) => (rows, None),
+            Some(_) => (store.count_rows()?, None),
+            None => (0, Some(Filter::default())),
         };
         Ok(Self {
             store,
@@ -208,6 +213,8 @@ impl<S: Store> Processor<S> {
             views: Vec::new(),
             turn: 0,
             rows,
+            known_rows,
+            transaction: None,
             garbage: Vec::new(),
             now_ms,
             segment_ms: i64::MAX,
@@ -269,12 +276,10 @@ impl<S: Store> Processor<S> {
             if !has_ended && !known {
                 restart_unmarked(&mut view, total);
                 members.push(self.views.len());
-            } else {
-                view.rows = match running {
-                    _ if has_ended => 0,
-                    Some(running) => running.rows,
-                    None => count_members(&self.store, &view.id)?,
-                };
+            } else if let Some(running) = running {
+                view.take_members(running);
+            } else if !has_ended {
+                view.learn_members(&self.store)?;
             }
             view.save();
             self.views.push(view);
@@ -312,23 +317,40 @@ impl<S: Store> Processor<S> {
         }
     }
 
-    /// Returns how many rows there are once a batch has entered.
-    fn rows_after(&self, batch: &StoreBatch) -> Result<u64, Error> {
-        // A key may stand in a batch more than once; the last counts.
-        let mut seen = std::collections::HashMap::new();
-        let mut rows = self.rows;
-        for (key, row) in &batch.rows {
-            let was_there = match seen.insert(key.as_slice(), row.is_some()) {
-                Some(was_there) => was_there,
-                None => self.store.has_row(key)?,
-            };
-            match (was_there, row.is_some()) {
-                (false, true) => rows += 1,
-                (true, false) => rows = rows.saturating_sub(1),
-                (true, true) | (false, false) => {}
-            }
+    /// Returns whether a key has a row in the store, where that is known without asking it.
+    fn known_row(&self, key: &[u8]) -> Option<bool> {
+        let known = self.known_rows.as_ref()?;
+        (!known.may_contain(key)).then_some(false)
+    }
+
+    fn note_row(&mut self, key: &[u8]) {
+        if let Some(known) = &mut self.known_rows {
+            known.insert(key);
         }
-        Ok(rows)
+    }
+
+    /// Takes what the batch has changed, and counts the rows once it has entered.
+    fn take_batch(&mut self) -> Result<StoreBatch, Error> {
+        let mut batch = StoreBatch::default();
+        for (key, changed) in std::mem::take(&mut self.pending.rows) {
+            let was_there = match changed.was_there {
+                Some(was_there) => was_there,
+                None => self.store.has_row(&key)?,
+            };
+            self.rows = count(self.rows, was_there, changed.row.is_some());
+            if changed.row.is_some() && !was_there {
+                self.note_row(&key);
+            }
+            batch.rows.push((key, changed.row));
+        }
+        for view in &mut self.views {
+            view.take_changed(&mut batch.members);
+        }
+        Ok(batch)
+    }
+
+    fn is_pending(&self) -> bool {
+        !self.pending.rows.is_empty() || self.views.iter().any(View::has_changed)
     }
 
     /// Gives a schema that was asked for, of keys or of envelopes.
@@ -446,9 +468,14 @@ impl<S: Store> Processor<S> {
                 offset: input.offset,
                 source,
             })?;
-        Ok(Some(
-            head.tx_id.filter(|_| head.snapshot == SnapshotMark::False),
-        ))
+        Ok(Some(transaction_of(&head)))
+    }
+
+    /// Returns the source transaction of the record that [`Processor::change`] applied last, as
+    /// [`Processor::transaction`] does.
+    #[must_use]
+    pub fn last_transaction(&self) -> Option<Option<i64>> {
+        self.transaction
     }
 
     /// Applies a record of the input to the rows and to every view.
@@ -457,22 +484,9 @@ impl<S: Store> Processor<S> {
     /// What stops all views. An error of one view suspends it and is not returned.
     pub fn change(&mut self, input: &Input<'_>, out: &mut RecordBatch) -> Result<Step, Error> {
         let (key_schema, key) = split_key(input)?;
-        let key_message = input.key.expect("it was just split");
-        let Some(key_decoder) = self.decoders.key(key_schema) else {
-            return Ok(Step::Needs(key_schema));
-        };
         let unreadable = |source| Error::Input {
             offset: input.offset,
             source,
-        };
-        let mut key_cells: Vec<Cell<'_>> = Vec::new();
-        key_decoder
-            .decode(key_message, &mut key_cells)
-            .map_err(unreadable)?;
-        let input_key = InputKey {
-            schema: key_schema,
-            fields: key_decoder.fields(),
-            cells: &key_cells,
         };
         let (mut before, mut after) = (Vec::new(), Vec::new());
         let mut head = None;
@@ -514,6 +528,23 @@ impl<S: Store> Processor<S> {
             }
             head = Some(decoded);
         }
+        // Upserts take the view's key from the row.
+        let mut key_cells: Vec<Cell<'_>> = Vec::new();
+        let input_key = match (&row, self.decoders.key(key_schema)) {
+            (Some(_), _) => None,
+            (None, None) => return Ok(Step::Needs(key_schema)),
+            (None, Some(decoder)) => {
+                let message = input.key.expect("it was just split");
+                decoder
+                    .decode(message, &mut key_cells)
+                    .map_err(unreadable)?;
+                Some(InputKey {
+                    schema: key_schema,
+                    fields: decoder.fields(),
+                    cells: &key_cells,
+                })
+            }
+        };
         let mut effects = Effects {
             store: &self.store,
             pending: &mut self.pending,
@@ -526,14 +557,21 @@ impl<S: Store> Processor<S> {
             .iter_mut()
             .filter(|view| view.position.progress.applies_changes())
         {
-            match &row {
-                Some((row, _)) => view.apply_row(row, head.as_ref(), &mut effects)?,
-                None => view.apply_deletion(&input_key, head.as_ref(), &mut effects)?,
+            if let Some((row, _)) = &row {
+                view.apply_row(row, head.as_ref(), &mut effects)?;
+            } else if let Some(key) = &input_key {
+                view.apply_deletion(key, head.as_ref(), &mut effects)?;
             }
         }
-        self.pending
-            .rows
-            .insert(key.to_vec(), row.and_then(|(_, stored)| stored));
+        self.transaction = head.as_ref().map(transaction_of);
+        // An update of a row that is not known to be new has found it, and so has a deletion. Of a
+        // compacted topic's past that may be wrong where the filter is, and the count, which only
+        // progress is told by, a little too low.
+        let finds = |head: &EventHead| matches!(head.op, Op::Update | Op::Delete).then_some(true);
+        let was_there = self.known_row(key);
+        let was_there = was_there.or_else(|| head.as_ref().and_then(finds));
+        let stored = row.and_then(|(_, stored)| stored);
+        self.pending.set_row(key, stored, was_there);
         Ok(Step::Done)
     }
 
@@ -543,7 +581,7 @@ impl<S: Store> Processor<S> {
     /// # Errors
     /// [`Error::Store`].
     pub fn at_end(&mut self) -> Result<(), Error> {
-        if self.position.must_compare && self.pending.is_empty() {
+        if self.position.must_compare && !self.is_pending() {
             self.position.must_compare = false;
             let total = self.rows;
             for view in self
@@ -585,21 +623,23 @@ impl<S: Store> Processor<S> {
         runs.max().unwrap_or_default()
     }
 
-    /// Does the next part of the difference runs, as far as the limits go. Runs take turns at being
-    /// first.
+    /// Does the next part of the difference runs, as far as the limits go. Views that look at rows do
+    /// it together; they and those that look at members take turns at being first.
     ///
     /// # Errors
     /// As [`Processor::change`].
     pub fn difference(&mut self, out: &mut RecordBatch, limits: Limits) -> Result<Step, Error> {
         let mut limits = limits;
-        let count = self.views.len();
+        let rows = self.views.len();
+        let count = rows + 1;
         for index in (0..count).map(|index| (index + self.turn) % count) {
             let secret = self.secret.as_deref();
             let mut effects =
                 difference::effects(&self.store, &mut self.pending, out, self.partition, secret);
-            let view = &mut self.views[index];
-            if let Part::Needs(schema) =
-                difference::advance(view, &self.decoders, &mut effects, &mut limits)?
+            if index < rows {
+                difference::advance(&mut self.views[index], &mut effects, &mut limits)?;
+            } else if let Part::Needs(schema) =
+                difference::fill(&mut self.views, &self.decoders, &mut effects, &mut limits)?
             {
                 return Ok(Step::Needs(schema));
             }
@@ -639,8 +679,7 @@ impl<S: Store> Processor<S> {
     /// # Errors
     /// [`Error::Store`]. The store is then behind; a new start brings it up.
     pub fn committed(&mut self) -> Result<(), Error> {
-        let batch = self.pending.take();
-        self.rows = self.rows_after(&batch)?;
+        let batch = self.take_batch()?;
         let position = self.store_position();
         self.store.apply(batch, &position)?;
         self.saved = self.position.clone();
@@ -652,7 +691,7 @@ impl<S: Store> Processor<S> {
     /// Forgets the batch.
     pub fn aborted(&mut self) {
         self.position = self.saved.clone();
-        self.pending.clear();
+        self.pending.rows.clear();
         self.views.iter_mut().for_each(View::aborted);
     }
 
@@ -763,6 +802,20 @@ fn split_value<'a>(input: &Input<'a>, value: &'a [u8]) -> Result<(SchemaId, &'a 
         offset: input.offset,
         source,
     })
+}
+
+/// Returns the source transaction of a change, if one caused it.
+fn transaction_of(head: &EventHead) -> Option<i64> {
+    head.tx_id.filter(|_| head.snapshot == SnapshotMark::False)
+}
+
+/// Returns the number of rows after one of them has changed.
+fn count(rows: u64, was_there: bool, is_there: bool) -> u64 {
+    match (was_there, is_there) {
+        (false, true) => rows + 1,
+        (true, false) => rows.saturating_sub(1),
+        (true, true) | (false, false) => rows,
+    }
 }
 
 /// Returns what is stored of an event: the envelope's prefix and the row after the change.

@@ -11,6 +11,8 @@
 //! A batch is applied atomically together with the position that it reflects, after its Kafka
 //! commit. So a store is never ahead of Kafka; if it is behind, it is brought up from there.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -18,7 +20,8 @@ use crate::Error;
 /// Names the members of one generation of one view.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ViewId {
-    bytes: Vec<u8>,
+    /// Shared, because each member on its way names its view.
+    bytes: Arc<[u8]>,
 }
 
 impl ViewId {
@@ -28,7 +31,9 @@ impl ViewId {
         let mut bytes = name.as_bytes().to_vec();
         bytes.push(0);
         bytes.extend_from_slice(&generation.to_be_bytes());
-        Self { bytes }
+        Self {
+            bytes: bytes.into(),
+        }
     }
 
     /// Returns the bytes that begin the store's keys of these members. No id's bytes begin
@@ -140,10 +145,5 @@ pub trait Store {
 pub(crate) fn split_member_key(key: &[u8]) -> Option<(ViewId, &[u8])> {
     let end = key.iter().position(|byte| *byte == 0)? + 5;
     let (view, key) = key.split_at_checked(end)?;
-    Some((
-        ViewId {
-            bytes: view.to_vec(),
-        },
-        key,
-    ))
+    Some((ViewId { bytes: view.into() }, key))
 }

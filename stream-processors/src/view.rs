@@ -26,6 +26,7 @@ use hutong_schemas::wire;
 use sha2::{Digest, Sha256};
 
 use crate::Error;
+use crate::filter::Filter;
 use crate::header;
 use crate::pending::Pending;
 use crate::position::{Progress, ViewPosition};
@@ -55,6 +56,12 @@ pub struct View {
     evaluators: HashMap<SchemaId, Evaluator>,
     key_evaluators: HashMap<SchemaId, Evaluator>,
     scratch: Scratch,
+    /// Members that the batch has changed, by key; `None` was deleted. Seen before the store.
+    changed: HashMap<Vec<u8>, Option<Member>>,
+    /// Every key that the view holds in the store, and others; `None` while they are not known.
+    filter: Option<Filter>,
+    /// Where the topic stands among those of a batch, if it is there.
+    topic_index: u32,
 }
 
 #[derive(Debug, Default)]
@@ -71,15 +78,6 @@ pub(crate) struct Effects<'a, S> {
     pub(crate) out: &'a mut RecordBatch,
     pub(crate) partition: i32,
     pub(crate) secret: Option<&'a [u8]>,
-}
-
-impl<S: Store> Effects<'_, S> {
-    fn member(&self, view: &ViewId, key: &[u8]) -> Result<Option<Member>, Error> {
-        match self.pending.member(view, key) {
-            Some(member) => Ok(member),
-            None => self.store.member(view, key),
-        }
-    }
 }
 
 /// A row, decoded.
@@ -129,6 +127,9 @@ impl View {
             evaluators: HashMap::new(),
             key_evaluators: HashMap::new(),
             scratch: Scratch::default(),
+            changed: HashMap::new(),
+            filter: None,
+            topic_index: 0,
         }
     }
 
@@ -165,14 +166,14 @@ impl View {
                 return Ok(());
             }
         };
-        let member = effects.member(&self.id, body(&self.scratch.key))?;
+        let member = self.member(effects.store)?;
         match decision {
             Decision::Hidden => self.remove(member, head, effects),
-            Decision::Unavailable => self.keep(member, effects),
+            Decision::Unavailable => self.keep(member),
             Decision::Visible => {
                 let digest = digest(&self.scratch.value);
                 if member.is_some_and(|member| member.digest == digest) {
-                    self.keep(member, effects);
+                    self.keep(member);
                 } else {
                     self.upsert(member, digest, head, effects);
                 }
@@ -192,9 +193,40 @@ impl View {
             self.suspend(&error);
             return Ok(());
         }
-        let member = effects.member(&self.id, body(&self.scratch.key))?;
+        let member = self.member(effects.store)?;
         self.remove(member, head, effects);
         Ok(())
+    }
+
+    /// Returns the member of the key in the scratch buffer.
+    fn member<S: Store>(&self, store: &S) -> Result<Option<Member>, Error> {
+        let key = body(&self.scratch.key);
+        if let Some(changed) = self.changed(key) {
+            return Ok(changed);
+        }
+        match &self.filter {
+            Some(filter) if !filter.may_contain(key) => Ok(None),
+            Some(_) | None => store.member(&self.id, key),
+        }
+    }
+
+    /// Returns a member that the batch has changed.
+    pub(crate) fn changed(&self, key: &[u8]) -> Option<Option<Member>> {
+        self.changed.get(key).copied()
+    }
+
+    fn set_member(&mut self, member: Option<Member>) {
+        let key = body(&self.scratch.key);
+        if member.is_some()
+            && let Some(filter) = &mut self.filter
+        {
+            filter.insert(key);
+        }
+        if let Some(changed) = self.changed.get_mut(key) {
+            *changed = member;
+        } else {
+            self.changed.insert(key.to_vec(), member);
+        }
     }
 
     /// Deletes a member by its key in the view.
@@ -259,9 +291,7 @@ impl View {
             digest,
             mark: self.position.mark,
         };
-        effects
-            .pending
-            .set_member(&self.id, body(&self.scratch.key), Some(member));
+        self.set_member(Some(member));
         self.write(true, head, effects);
     }
 
@@ -273,23 +303,19 @@ impl View {
     ) {
         if before.is_some() {
             self.rows = self.rows.saturating_sub(1);
-            effects
-                .pending
-                .set_member(&self.id, body(&self.scratch.key), None);
+            self.set_member(None);
             self.write(false, head, effects);
         }
     }
 
     /// Marks a member as still having a row.
-    fn keep<S>(&mut self, member: Option<Member>, effects: &mut Effects<'_, S>) {
+    fn keep(&mut self, member: Option<Member>) {
         if let Some(member) = member.filter(|member| member.mark != self.position.mark) {
             let marked = Member {
                 mark: self.position.mark,
                 ..member
             };
-            effects
-                .pending
-                .set_member(&self.id, body(&self.scratch.key), Some(marked));
+            self.set_member(Some(marked));
         }
     }
 
@@ -355,7 +381,14 @@ impl View {
         let key = append(&self.scratch.key);
         let value = with_value.then(|| append(&self.scratch.value));
         let header = append(self.scratch.header.as_bytes());
-        let topic = out.topic(&self.topic);
+        let is_there = usize::try_from(self.topic_index)
+            .ok()
+            .and_then(|index| out.topics.get(index))
+            .is_some_and(|topic| Arc::ptr_eq(topic, &self.topic));
+        if !is_there {
+            self.topic_index = out.topic(&self.topic);
+        }
+        let topic = self.topic_index;
         out.records.push(Record {
             topic,
             partition: Some(effects.partition),
@@ -400,6 +433,38 @@ impl View {
     /// Returns to what was saved.
     pub(crate) fn aborted(&mut self) {
         (self.position, self.rows) = self.saved.clone();
+        self.changed.clear();
+    }
+
+    /// Gives the members that the batch has changed to what enters the store.
+    pub(crate) fn take_changed(&mut self, members: &mut Vec<(ViewId, Vec<u8>, Option<Member>)>) {
+        let id = &self.id;
+        let changed = self.changed.drain();
+        members.extend(changed.map(|(key, member)| (id.clone(), key, member)));
+    }
+
+    /// Returns whether the batch has changed a member.
+    pub(crate) fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// Goes on with what is known of the members of the same generation.
+    pub(crate) fn take_members(&mut self, running: Self) {
+        let has_ended = self.position.progress.has_ended();
+        self.rows = if has_ended { 0 } else { running.rows };
+        self.filter = running.filter;
+    }
+
+    /// Counts the members in the store and learns their keys.
+    pub(crate) fn learn_members<S: Store>(&mut self, store: &S) -> Result<(), Error> {
+        let (mut filter, mut rows) = (Filter::default(), 0);
+        store.members_after(&self.id, None, &mut |key, _| {
+            filter.insert(key);
+            rows += 1;
+            Ok(true)
+        })?;
+        (self.filter, self.rows) = (Some(filter), rows);
+        Ok(())
     }
 
     /// Begins to fill a view that has no rows yet; one that has some is brought up by a run.

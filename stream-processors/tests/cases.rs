@@ -592,7 +592,7 @@ fn a_tombstone_is_followed_by_a_repeat_once_its_segment_could_end() {
 }
 
 #[test]
-fn runs_of_several_views_take_turns() {
+fn views_that_come_together_are_filled_together() {
     let clear = |name: &str| view(name, 1, &[("id", None)], None);
     let mut scene = filled(vec![clear("one"), clear("two"), clear("three")]);
     for task in &mut scene.tasks {
@@ -611,11 +611,47 @@ fn runs_of_several_views_take_turns() {
             looks_max: 5,
         };
         difference(&mut scene.processor, &mut out, limits);
-        assert!(out.records.len() <= 5);
+        // Whole rows: two of them for each of the three.
+        assert!(out.records.len() <= 6);
         scene.commit(&out, NOW);
     }
     let filled: Vec<usize> = (0..3).map(|view| scene.rows(view)).collect();
-    assert_eq!(filled, [10, 10, 10]);
+    assert_eq!(filled, [12, 12, 12]);
+}
+
+#[test]
+fn a_view_that_comes_later_catches_up_with_one_that_is_being_filled() {
+    let amounts = |name: &str| generation(view(name, 2, &[("amount", None)], None), 2);
+    let one = view("one", 1, &[("id", None)], None);
+    let two = view("two", 1, &[("id", None)], None);
+    let mut scene = filled(vec![one, two.clone()]);
+    let part = |scene: &mut Scene| {
+        let mut out = RecordBatch::default();
+        let limits = Limits {
+            bytes_max: usize::MAX,
+            looks_max: 4,
+        };
+        difference(&mut scene.processor, &mut out, limits);
+        scene.commit(&out, NOW);
+        [scene.rows(0), scene.rows(1)]
+    };
+    scene.tasks = vec![amounts("one"), two];
+    scene.adopt();
+    scene.processor.tick(NOW, NOW).unwrap();
+    assert_eq!(part(&mut scene), [4, 20]);
+    scene.tasks = vec![amounts("one"), amounts("two")];
+    scene.adopt();
+    scene.processor.tick(NOW, NOW).unwrap();
+    assert_eq!(part(&mut scene), [4, 4]);
+    // Now together, two rows a part.
+    assert_eq!(part(&mut scene), [6, 6]);
+    assert_eq!(part(&mut scene), [8, 8]);
+    let mut now = [0, 0];
+    while scene.processor.has_difference() {
+        now = part(&mut scene);
+        assert_eq!(now[0], now[1]);
+    }
+    assert_eq!(now, [20, 20]);
 }
 
 #[test]

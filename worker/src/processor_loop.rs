@@ -35,8 +35,8 @@
 //!
 //! A newer version of the task is taken up between two batches, so a batch is of one version. What a
 //! view's new policy moves goes in parts beside the input: after each batch of input a part follows
-//! that takes some tens of milliseconds, however slow the machine (see [`batch`]), and at least that
-//! much of every commit's time is input's. Where a generation's fill has ended is asked of the broker
+//! that takes some tens of milliseconds, however slow the machine (see [`batch`]). A part is a batch of
+//! its own, so input waits for one part at most, and what is committed with a change is not more for it. Where a generation's fill has ended is asked of the broker
 //! after its commit, because any later end is as good, and is committed itself.
 //!
 //! # Withdrawn bytes
@@ -116,6 +116,7 @@ pub(crate) async fn run(ctx: TaskContext) -> Result<Stopped, TaskError> {
         board: Board::new(&ctx, &task),
         version: ctx.task.version,
         is_taken_up: false,
+        ran_last: false,
         refused_at: None,
         desk: ctx.previews.open(&ctx.task.task),
         counting: Vec::new(),
@@ -275,6 +276,8 @@ struct Attempt {
     /// Present but while a blocking call has it.
     work: Option<Work>,
     board: Board,
+    /// The last batch was a part of the difference runs, so the next one is input's.
+    ran_last: bool,
     /// When output was last refused, or could not be read.
     refused_at: Option<Instant>,
     /// Where requests to count rows arrive, and those that are being answered.
@@ -431,33 +434,61 @@ impl Attempt {
         Ok(())
     }
 
-    /// Applies what was read until the batch may be committed. Returns whether there is anything to
-    /// commit.
+    /// Does the next part of the difference runs, or applies what was read, until the batch may be
+    /// committed. Returns whether there is anything to commit.
     async fn fill_batch(&mut self, reader: &mut PartitionReader) -> Result<bool, TaskError> {
+        let has_difference = self.work().processor.has_difference();
+        let is_for_input = !has_difference || self.ran_last;
+        if is_for_input && !self.apply_input(reader).await? {
+            return Ok(false);
+        }
+        self.ran_last = !is_for_input || self.work().batch.is_empty();
+        if self.ran_last && has_difference && self.has_room().await {
+            while let Some(id) = self.blocking(Work::advance_difference).await?? {
+                self.fetch_schema(id).await?;
+            }
+        }
+        let work = self.work();
+        let renews = reader.at_end()
+            && self.ctx.clock.now_ms() - work.processor.position().read_up_to_ms > RENEW_MS;
+        Ok(!work.batch.is_empty() || work.processor.has_changes() || renews)
+    }
+
+    /// Waits for the memory that a batch may take; false if something else is more urgent than a batch
+    /// that is not begun.
+    async fn has_room(&mut self) -> bool {
+        if self.work().permit.is_some() {
+            return true;
+        }
+        let bytes = u64::try_from(self.ctx.batch.bytes_max).unwrap_or(u64::MAX);
+        let mut stop = self.ctx.stop.clone();
+        let mut newest = self.ctx.newest.clone();
+        let permit = tokio::select! {
+            permit = self.ctx.budget.acquire(bytes.saturating_mul(2)) => permit,
+            _ = stop.wait_for(|stop| *stop) => return false,
+            Ok(()) = newest.changed() => return false,
+        };
+        let work = self.work.as_mut().expect("no blocking call is under way");
+        work.permit = Some(permit);
+        true
+    }
+
+    /// Applies what was read until the batch may be committed; false if nothing was applied because
+    /// something else is more urgent.
+    async fn apply_input(&mut self, reader: &mut PartitionReader) -> Result<bool, TaskError> {
         loop {
-            let has_work = !self.work().queue.is_empty() || self.work().processor.has_difference();
-            if self.work().permit.is_none() && has_work {
-                let bytes = u64::try_from(self.ctx.batch.bytes_max).unwrap_or(u64::MAX);
-                let mut stop = self.ctx.stop.clone();
-                let mut newest = self.ctx.newest.clone();
-                let permit = tokio::select! {
-                    permit = self.ctx.budget.acquire(bytes.saturating_mul(2)) => permit,
-                    // What is asked for is more urgent than a batch that is not begun.
-                    _ = stop.wait_for(|stop| *stop) => return Ok(false),
-                    Ok(()) = newest.changed() => return Ok(false),
-                };
-                self.work
-                    .as_mut()
-                    .expect("no blocking call is under way")
-                    .permit = Some(permit);
+            if !self.work().queue.is_empty() && !self.has_room().await {
+                return Ok(false);
             }
             if self.work().batch.is_empty() && self.has_news() {
-                break;
+                return Ok(true);
             }
             match self.blocking(Work::apply).await?? {
                 Outcome::Needs(id) => self.fetch_schema(id).await?,
-                Outcome::Full => break,
-                Outcome::Drained if reader.at_end() || self.work().batch.is_empty() => break,
+                Outcome::Full => return Ok(true),
+                Outcome::Drained if reader.at_end() || self.work().batch.is_empty() => {
+                    return Ok(true);
+                }
                 // A version that waits does not wait for the rest of a source transaction: what was
                 // applied of it is taken back, and applied again under the new version.
                 Outcome::Drained if self.has_news() => {
@@ -475,13 +506,6 @@ impl Attempt {
                 }
             }
         }
-        while let Some(id) = self.blocking(Work::advance_difference).await?? {
-            self.fetch_schema(id).await?;
-        }
-        let work = self.work();
-        let renews = reader.at_end()
-            && self.ctx.clock.now_ms() - work.processor.position().read_up_to_ms > RENEW_MS;
-        Ok(!work.batch.is_empty() || work.processor.has_changes() || renews)
     }
 
     /// Commits the batch. Without the views whose output is refused, if there are any.

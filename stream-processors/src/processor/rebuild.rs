@@ -1,9 +1,11 @@
 //! What a start reads again from Kafka: members from the views' topics, rows from the input.
 
-use super::{CLEARED_AT_ONCE, Input, Processor, Step, split_key, split_value, stored_row};
+use std::collections::HashMap;
+
+use super::{CLEARED_AT_ONCE, Input, Processor, Step, count, split_key, split_value, stored_row};
 use crate::Error;
 use crate::position::Progress;
-use crate::store::{Member, Store, StoreBatch, StorePosition, ViewId};
+use crate::store::{Member, Store, StoreBatch, StorePosition};
 use crate::view::digest;
 
 impl<S: Store> Processor<S> {
@@ -65,7 +67,7 @@ impl<S: Store> Processor<S> {
     /// [`Error::Store`].
     pub fn members_rebuilt(&mut self, view: usize) -> Result<(), Error> {
         let view = &mut self.views[view];
-        view.rows = count_members(&self.store, &view.id)?;
+        view.learn_members(&self.store)?;
         view.save();
         Ok(())
     }
@@ -105,10 +107,32 @@ impl<S: Store> Processor<S> {
         }
         let mut position = self.unknown_members()?;
         position.next_offset = next_offset;
-        self.rows = self.rows_after(&batch)?;
+        self.count_replayed(&batch)?;
         position.rows = Some(self.rows);
         self.store.apply(batch, &position)?;
         Ok(Step::Done)
+    }
+
+    /// Counts the rows once a batch of records from before the position has entered.
+    fn count_replayed(&mut self, batch: &StoreBatch) -> Result<(), Error> {
+        // A key may stand in a batch more than once; the last counts.
+        let mut seen = HashMap::new();
+        for (key, row) in &batch.rows {
+            let was_there = match seen.insert(key.as_slice(), row.is_some()) {
+                Some(was_there) => was_there,
+                None => match self.known_row(key) {
+                    Some(was_there) => was_there,
+                    None => self.store.has_row(key)?,
+                },
+            };
+            self.rows = count(self.rows, was_there, row.is_some());
+        }
+        for (key, row) in &batch.rows {
+            if row.is_some() {
+                self.note_row(key);
+            }
+        }
+        Ok(())
     }
 
     /// Says that rows and members are those of the committed position. The store will say so with
@@ -137,13 +161,4 @@ impl<S: Store> Processor<S> {
             ..self.store_position()
         })
     }
-}
-
-pub(super) fn count_members<S: Store>(store: &S, view: &ViewId) -> Result<u64, Error> {
-    let mut count = 0;
-    store.members_after(view, None, &mut |_, _| {
-        count += 1;
-        Ok(true)
-    })?;
-    Ok(count)
 }

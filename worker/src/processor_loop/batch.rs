@@ -28,7 +28,7 @@ pub(super) struct Work {
 const PART_TIME: Duration = Duration::from_millis(25);
 const LOOKS_MIN: u64 = 100;
 const LOOKS_FIRST: u64 = 1_000;
-const LOOKS_MAX: u64 = 20_000;
+const LOOKS_MAX: u64 = 200_000;
 /// Bytes that a part may add to a batch: its commit takes time too.
 const PART_BYTES: usize = 1024 * 1024;
 
@@ -103,14 +103,16 @@ impl Work {
     pub(super) fn apply(&mut self) -> Result<Outcome, Error> {
         while let Some(message) = self.queue.front() {
             let input = input(message);
-            let transaction = self.processor.transaction(&input)?;
-            if self.is_full() && (self.is_far_too_large() || self.begins_another(transaction)) {
+            if self.is_full()
+                && (self.is_far_too_large()
+                    || self.begins_another(self.processor.transaction(&input)?))
+            {
                 return Ok(Outcome::Full);
             }
             if let Step::Needs(id) = self.processor.change(&input, &mut self.batch.output)? {
                 return Ok(Outcome::Needs(id));
             }
-            if let Some(transaction) = transaction {
+            if let Some(transaction) = self.processor.last_transaction() {
                 self.batch.transaction = transaction;
             }
             self.batch.began.get_or_insert_with(Instant::now);
@@ -230,6 +232,6 @@ mod tests {
             100,
             "some progress is always made"
         );
-        assert_eq!(next_looks(20_000, ms(1)), 20_000);
+        assert_eq!(next_looks(LOOKS_MAX, ms(1)), LOOKS_MAX);
     }
 }

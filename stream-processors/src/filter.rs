@@ -1,0 +1,153 @@
+//! What surely is not in a set of keys: a Bloom filter that grows.
+//!
+//! Most keys that a processor asks its store about are not there: rows that are new, and rows that a
+//! view hides. A question to the store costs microseconds, for its filters and indices lie in blocks
+//! that are read and evicted; a question here costs some nanoseconds. A key that was removed stays,
+//! and keys that are not there may seem to be: both cost the question that would have been asked.
+//!
+//! Layers of blocks of 256 bits (F. Putze, P. Sanders, J. Singler, "Cache-, Hash- and
+//! Space-Efficient Bloom Filters", 2007): one cache line is touched per layer. A layer that is full,
+//! at ten bits a key, is followed by one four times as large; the last takes what comes, and the
+//! filter grows worse instead of larger.
+
+/// The filter.
+#[derive(Debug, Default)]
+pub(crate) struct Filter {
+    layers: Vec<Layer>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    blocks: Vec<Block>,
+    /// How many more keys it may take until it is full.
+    room: usize,
+}
+
+type Block = [u32; 8];
+
+/// Blocks of the first layer: 4 KiB, 3,276 keys.
+const BLOCKS_FIRST: usize = 128;
+const GROWTH: usize = 4;
+/// Layers up to 4 MiB, together 5.3 MiB and 4.4 million keys.
+const LAYERS_MAX: usize = 6;
+const BITS_PER_KEY: usize = 10;
+
+/// Odd factors that make eight independent positions of one number, as in Parquet's filters.
+const SALT: Block = [
+    0x47b6_137b,
+    0x4497_4d91,
+    0x8824_ad5b,
+    0xa2b7_289d,
+    0x7054_95c7,
+    0x2df1_424b,
+    0x9efc_4947,
+    0x5c6b_fb31,
+];
+
+impl Filter {
+    /// Adds a key.
+    pub(crate) fn insert(&mut self, key: &[u8]) {
+        // One that is there already must not fill a layer.
+        if self.may_contain(key) {
+            return;
+        }
+        let is_full = self.layers.last().is_none_or(|layer| layer.room == 0);
+        if is_full && self.layers.len() < LAYERS_MAX {
+            let blocks = BLOCKS_FIRST * GROWTH.pow(u32::try_from(self.layers.len()).unwrap_or(0));
+            self.layers.push(Layer {
+                blocks: vec![Block::default(); blocks],
+                room: blocks * size_of::<Block>() * 8 / BITS_PER_KEY,
+            });
+        }
+        let hash = hash(key);
+        if let Some(layer) = self.layers.last_mut() {
+            layer.room = layer.room.saturating_sub(1);
+            let index = layer.index(hash);
+            let bits = layer.blocks[index].iter_mut().zip(mask(hash));
+            bits.for_each(|(word, bit)| *word |= bit);
+        }
+    }
+
+    /// Returns whether a key may have been added; `false` is certain.
+    pub(crate) fn may_contain(&self, key: &[u8]) -> bool {
+        if self.layers.is_empty() {
+            return false;
+        }
+        let hash = hash(key);
+        let mask = mask(hash);
+        self.layers.iter().any(|layer| {
+            let block = &layer.blocks[layer.index(hash)];
+            block.iter().zip(mask).all(|(word, bit)| word & bit != 0)
+        })
+    }
+}
+
+impl Layer {
+    fn index(&self, hash: u64) -> usize {
+        // The upper half, scaled to the number of blocks, which is far below 2^32.
+        let scaled = (hash >> 32).wrapping_mul(self.blocks.len() as u64) >> 32;
+        usize::try_from(scaled).unwrap_or(0)
+    }
+}
+
+fn mask(hash: u64) -> Block {
+    let low = u32::try_from(hash & 0xFFFF_FFFF).unwrap_or(0);
+    SALT.map(|salt| 1 << (low.wrapping_mul(salt) >> 27))
+}
+
+/// Mixes eight bytes at a time. Whoever chooses keys that collide makes nothing wrong, only slower.
+fn hash(key: &[u8]) -> u64 {
+    const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mix = |hash: u64, word: [u8; 8]| {
+        let mixed = (hash ^ u64::from_le_bytes(word)).wrapping_mul(FACTOR);
+        mixed ^ (mixed >> 29)
+    };
+    let (words, rest) = key.as_chunks::<8>();
+    let mut hash = words
+        .iter()
+        .fold(FACTOR ^ key.len() as u64, |hash, word| mix(hash, *word));
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    hash = mix(hash, last);
+    mix(hash, [0; 8])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u64) -> Vec<u8> {
+        // As Avro writes a long: zigzag, seven bits a byte.
+        let mut rest = number << 1;
+        let mut key = Vec::new();
+        while rest >= 0x80 {
+            key.push((rest & 0x7F) as u8 | 0x80);
+            rest >>= 7;
+        }
+        key.push(rest as u8);
+        key
+    }
+
+    #[test]
+    fn every_key_that_was_added_is_found_and_few_others_are() {
+        let mut filter = Filter::default();
+        assert!(!filter.may_contain(&key(1)));
+        for number in 0..200_000 {
+            filter.insert(&key(number));
+        }
+        assert!((0..200_000).all(|number| filter.may_contain(&key(number))));
+        let found = (200_000..400_000).filter(|number| filter.may_contain(&key(*number)));
+        let found = found.count();
+        assert!(found < 200_000 / 20, "{found} of 200,000 seem to be there");
+    }
+
+    #[test]
+    fn keys_of_any_length_are_told_apart() {
+        let mut filter = Filter::default();
+        filter.insert(&[0; 8]);
+        assert!(filter.may_contain(&[0; 8]));
+        for length in (0..8).chain(9..40) {
+            assert!(!filter.may_contain(&vec![0; length]), "{length}");
+        }
+    }
+}
