@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hutong_connectors_core::source::SourceHost;
 use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::cell::Cell;
 use hutong_schemas::envelope::{EventSource, Op, SnapshotMark};
@@ -217,6 +218,7 @@ pub(crate) fn source_of_rows(lsn: Lsn) -> EventSource {
 pub(crate) async fn read(
     client: &mut AnyClient,
     job: &mut Job,
+    host: &dyn SourceHost,
     found: impl AsyncFnOnce(Option<Key>),
 ) -> Result<Rows, Error> {
     let table = Arc::clone(&job.table);
@@ -231,6 +233,7 @@ pub(crate) async fn read(
     let snapshot = Visible::of_row(&row)
         .ok_or_else(|| Error::Protocol("a snapshot that cannot be read".to_owned()))?;
     let lsn = Row(row).parse(2)?;
+    host.reached("source-chunk-snapshot").await;
     let low = job.low.clone();
     let high = match &job.high {
         High::At(high) => high.clone(),

@@ -110,9 +110,9 @@ async fn read(
                 let found = async |high| {
                     // Nobody listens any more when the source ends.
                     let _ = reports.send(Report::Found { chunk, high }).await;
-                    host.reached("source-chunk-snapshot").await;
                 };
-                chunk::read(client, &mut job, found).await
+                host.reached("source-chunk-open").await;
+                chunk::read(client, &mut job, host, found).await
             }
             Err(error) => Err(error),
         };

@@ -16,7 +16,7 @@ use hutong_schemas::envelope::{Op, SnapshotMark};
 use hutong_schemas::event_decoder::EventDecoder;
 use hutong_schemas::position::{Lsn, SchemaId};
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
@@ -25,7 +25,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Connects to the test server.
 pub(crate) async fn connect(database: &str) -> Client {
-    let mut config = server();
+    connect_at(server(), database).await
+}
+
+async fn connect_at(mut config: tokio_postgres::Config, database: &str) -> Client {
     config.dbname(database);
     let (client, connection) = config
         .connect(NoTls)
@@ -46,20 +49,31 @@ pub(crate) fn server() -> tokio_postgres::Config {
 pub(crate) struct Database {
     pub(crate) name: String,
     pub(crate) sql: Client,
+    server: tokio_postgres::Config,
 }
 
 impl Database {
     /// Creates the database and runs `setup` in it.
     pub(crate) async fn create(setup: &str) -> Self {
+        Self::create_at(server(), setup).await
+    }
+
+    /// Creates the database on another server.
+    pub(crate) async fn create_at(server: tokio_postgres::Config, setup: &str) -> Self {
         let name = format!("hutong_source_{:08x}", rand::random::<u32>());
-        let admin = connect("postgres").await;
+        let admin = connect_at(server.clone(), "postgres").await;
         admin
             .batch_execute(&format!("CREATE DATABASE {name}"))
             .await
             .expect("the test user may create databases");
-        let sql = connect(&name).await;
+        let sql = connect_at(server.clone(), &name).await;
         sql.batch_execute(setup).await.expect("the set-up runs");
-        Self { name, sql }
+        Self { name, sql, server }
+    }
+
+    /// Returns another session.
+    pub(crate) async fn session(&self) -> Client {
+        connect_at(self.server.clone(), &self.name).await
     }
 
     pub(crate) async fn execute(&self, sql: &str) {
@@ -76,7 +90,7 @@ impl Database {
 
     /// The properties of a source on this database; `more` replaces and adds.
     pub(crate) fn properties(&self, more: &[(&str, &str)]) -> BTreeMap<String, String> {
-        let server = server();
+        let server = &self.server;
         let host = match &server.get_hosts()[0] {
             tokio_postgres::config::Host::Tcp(host) => host.clone(),
             tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
@@ -118,9 +132,9 @@ impl Database {
 impl Drop for Database {
     /// Drops everything on a thread and runtime of its own: the test's may be unwinding.
     fn drop(&mut self) {
-        let name = self.name.clone();
+        let (name, server) = (self.name.clone(), self.server.clone());
         let cleanup = async move {
-            let admin = connect("postgres").await;
+            let admin = connect_at(server, "postgres").await;
             for _ in 0..100 {
                 let dropped = admin
                     .batch_execute(&format!(
@@ -192,6 +206,41 @@ struct Log {
     positions: BTreeMap<String, Value>,
     announced: Vec<TableAnnouncement>,
     progress: Option<SourceProgress>,
+    holds: Vec<Hold>,
+}
+
+/// A place at which the source is to be held.
+struct Hold {
+    place: &'static str,
+    reached: oneshot::Sender<()>,
+    released: oneshot::Receiver<()>,
+}
+
+/// Holds the source at a place, until it is dropped.
+pub(crate) struct Held {
+    place: &'static str,
+    reached: oneshot::Receiver<()>,
+    released: oneshot::Sender<()>,
+}
+
+impl Held {
+    /// Waits until the source is there.
+    pub(crate) async fn reached(&mut self) {
+        tokio::time::timeout(PATIENCE, &mut self.reached)
+            .await
+            .unwrap_or_else(|_| panic!("timed out: the source comes to {}", self.place))
+            .expect("the platform lives");
+    }
+
+    /// Whether the source has not come there yet, asked before [`reached`](Self::reached).
+    pub(crate) fn is_ahead(&mut self) -> bool {
+        self.reached.try_recv().is_err()
+    }
+
+    /// Lets the source go on.
+    pub(crate) fn release(self) {
+        drop(self.released);
+    }
 }
 
 /// What stands for Kafka, the registry and the worker: what is committed here is durable.
@@ -261,9 +310,38 @@ impl SourceHost for Platform {
     fn progress(&self, progress: SourceProgress) {
         self.log.lock().unwrap().progress = Some(progress);
     }
+
+    async fn reached(&self, place: &'static str) {
+        let hold = {
+            let holds = &mut self.log.lock().unwrap().holds;
+            let armed = holds.iter().position(|hold| hold.place == place);
+            armed.map(|index| holds.remove(index))
+        };
+        if let Some(hold) = hold {
+            // Whoever dropped the other half lets us go on.
+            let _ = hold.reached.send(());
+            let _ = hold.released.await;
+        }
+    }
 }
 
 impl Platform {
+    /// Holds the source the next time that it comes to a place; see [`SourceHost::reached`].
+    pub(crate) fn hold(&self, place: &'static str) -> Held {
+        let (reached, is_reached) = oneshot::channel();
+        let (release, released) = oneshot::channel();
+        self.log.lock().unwrap().holds.push(Hold {
+            place,
+            reached,
+            released,
+        });
+        Held {
+            place,
+            reached: is_reached,
+            released: release,
+        }
+    }
+
     fn commit(&self, batch: &SourceBatch) {
         let mut log = self.log.lock().unwrap();
         let number = log.batches;

@@ -5,6 +5,7 @@ mod ddl;
 mod ddl_random;
 mod harness;
 mod lifecycle;
+mod races;
 mod restart;
 mod schema_change;
 mod secure;

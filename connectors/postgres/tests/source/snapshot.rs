@@ -64,7 +64,7 @@ async fn rows_read_beside_concurrent_writers_never_take_a_key_back() {
 }
 
 /// Versions (the second column) of a key only grow, and after a delete only a `c` brings it back.
-fn never_goes_back(platform: &Platform) {
+pub(crate) fn never_goes_back(platform: &Platform) {
     let mut newest: HashMap<Vec<u8>, (i64, bool)> = HashMap::new();
     let at_first = (i64::MIN, false);
     for event in platform.events() {
