@@ -18,7 +18,6 @@
     reason = "a program that prints figures, of which three digits count"
 )]
 
-mod backfill;
 mod echo;
 mod figures;
 mod latency;
@@ -52,7 +51,6 @@ async fn main() -> Result<()> {
     view::run(&mut stand, &mut figures).await?;
     sink::run(&mut stand, &mut figures).await?;
     latency::run(&mut stand, &mut figures).await?;
-    backfill::run(&mut stand, &mut figures).await?;
     figures.memory();
     figures.write()
 }

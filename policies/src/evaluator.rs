@@ -72,7 +72,7 @@ impl Pad {
         match column.sql_type {
             SqlType::Bool => value.as_bool().map(Self::Bool),
             SqlType::Int2 | SqlType::Int4 | SqlType::Int8 => value.as_i64().map(Self::Int),
-            SqlType::Text | SqlType::Varchar { .. } | SqlType::Char { .. } => {
+            SqlType::Text | SqlType::Varchar { .. } | SqlType::Char { .. } | SqlType::Enum => {
                 value.as_str().map(|text| Self::Text(text.to_owned()))
             }
             _ => None,
@@ -481,22 +481,43 @@ fn check_secret<'a>(
 /// Returns whether two types are carried by the same cells with the same meaning. A topic's schema
 /// tells less than the catalogue does: character(n) and text look alike there.
 fn same_cells(left: SqlType, right: SqlType) -> bool {
-    fn family(sql_type: SqlType) -> u8 {
+    #[derive(PartialEq)]
+    enum Family {
+        Bool,
+        Int,
+        Numeric,
+        Text,
+        Json,
+        Bits,
+        Geometry,
+        Array(SqlType),
+        Own(std::mem::Discriminant<SqlType>),
+    }
+    fn family(sql_type: SqlType) -> Family {
         match sql_type {
-            SqlType::Bool => 0,
-            SqlType::Int2 | SqlType::Int4 | SqlType::Int8 => 1,
-            SqlType::Float4 => 2,
-            SqlType::Float8 => 3,
-            SqlType::Numeric { .. } | SqlType::NumericUnscaled => 4,
-            SqlType::Text | SqlType::Varchar { .. } | SqlType::Char { .. } => 5,
-            SqlType::Bytea => 6,
-            SqlType::Date => 7,
-            SqlType::Time { .. } => 8,
-            SqlType::Timestamp { .. } => 9,
-            SqlType::Timestamptz { .. } => 10,
-            SqlType::Uuid => 11,
-            SqlType::Json | SqlType::Jsonb => 12,
+            SqlType::Bool | SqlType::Bit { length: 1 } | SqlType::Varbit { length: Some(1) } => {
+                Family::Bool
+            }
+            SqlType::Int2 | SqlType::Int4 | SqlType::Int8 | SqlType::Oid => Family::Int,
+            SqlType::Numeric { .. } | SqlType::NumericUnscaled | SqlType::Money => Family::Numeric,
+            SqlType::Text
+            | SqlType::Varchar { .. }
+            | SqlType::Char { .. }
+            | SqlType::Citext
+            | SqlType::Inet
+            | SqlType::Cidr
+            | SqlType::Macaddr
+            | SqlType::Macaddr8 => Family::Text,
+            range if range.bound().is_some() => Family::Text,
+            SqlType::Json | SqlType::Jsonb | SqlType::Hstore => Family::Json,
+            SqlType::Bit { .. } | SqlType::Varbit { .. } => Family::Bits,
+            SqlType::Lseg | SqlType::Box | SqlType::Path | SqlType::Polygon => Family::Geometry,
+            SqlType::Array { element } => Family::Array(element.into()),
+            own => Family::Own(std::mem::discriminant(&own)),
         }
+    }
+    if let (Family::Array(left), Family::Array(right)) = (family(left), family(right)) {
+        return family(left) == family(right);
     }
     family(left) == family(right)
 }

@@ -15,6 +15,9 @@
 //! | `HASH` | `encode(substr(hmac(convert_to(x, 'UTF8'), key, 'sha256'), 1, 16), 'hex')` |
 //! | `NULL` | `null::text` |
 //!
+//! Columns of bits, money, intervals, times with a zone, hstore, geometric types and arrays have no
+//! text here: they can be shown as they are (`CLEAR`) or not at all (`NULL`).
+//!
 //! Every mask but `CLEAR` yields text, and NULL stays NULL. Where PostgreSQL would raise an error
 //! (the year of a date that no timestamp can hold) the masked value is NULL.
 
@@ -213,21 +216,20 @@ impl Mask {
                     | SqlType::Numeric { .. }
                     | SqlType::NumericUnscaled
             ),
-            Self::Clear
-            | Self::ShowFirst(_)
+            Self::Clear | Self::Null => true,
+            Self::ShowFirst(_)
             | Self::ShowLast(_)
             | Self::ShowEnds(..)
             | Self::Region4
-            | Self::Hash
-            | Self::Null => true,
+            | Self::Hash => text::has_text(sql_type),
         };
         if fits {
             return Ok(());
         }
-        let wanted = if *self == Self::DateYear {
-            "date, timestamp, timestamp with time zone or character(8)"
-        } else {
-            "a number"
+        let wanted = match self {
+            Self::DateYear => "date, timestamp, timestamp with time zone or character(8)",
+            Self::Band(_) => "a number",
+            _ => "what has a text of its own",
         };
         Err(InvalidMask(format!(
             "mask {self} is for {wanted}, not for {sql_type}"

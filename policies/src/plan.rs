@@ -9,6 +9,7 @@ use crate::document::ViewDocument;
 use crate::error::DocumentError;
 use crate::mask::Mask;
 use crate::row_key::ROW_KEY;
+use crate::text;
 
 /// What a document means for a table.
 #[derive(Debug)]
@@ -108,6 +109,19 @@ pub fn compile(
             "columns",
             format!("column \"{ROW_KEY}\" cannot be granted together with a hidden key, which takes this name"),
         ));
+    }
+    for key in table.key.iter().filter(|_| hides_key) {
+        let column = &table.columns[*key];
+        if !text::has_text(column.sql_type) {
+            let problem = "cannot be hidden in the row's key";
+            let (name, sql_type) = (&column.name, column.sql_type);
+            errors.push(DocumentError::new(
+                "columns",
+                format!(
+                    "column \"{name}\" of type {sql_type} {problem}: grant the whole key as it is"
+                ),
+            ));
+        }
     }
     if !errors.is_empty() {
         return Err(errors);

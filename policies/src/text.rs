@@ -18,7 +18,9 @@ const MICROS_PER_DAY: i64 = 86_400_000_000;
 pub fn write(sql_type: SqlType, cell: Cell<'_>, out: &mut String) -> bool {
     match (sql_type, cell) {
         (SqlType::Bool, Cell::Bool(value)) => out.push_str(if value { "true" } else { "false" }),
-        (SqlType::Int2 | SqlType::Int4 | SqlType::Int8, Cell::Int(value)) => display(out, value),
+        (SqlType::Int2 | SqlType::Int4 | SqlType::Int8 | SqlType::Oid, Cell::Int(value)) => {
+            display(out, value);
+        }
         (SqlType::Float4, Cell::Float4(value)) => float4(value, out),
         (SqlType::Float8, Cell::Float8(value)) => float8(value, out),
         (SqlType::Numeric { .. } | SqlType::NumericUnscaled, Cell::Numeric(value)) => {
@@ -31,9 +33,30 @@ pub fn write(sql_type: SqlType, cell: Cell<'_>, out: &mut String) -> bool {
             | SqlType::Varchar { .. }
             | SqlType::Uuid
             | SqlType::Json
-            | SqlType::Jsonb,
+            | SqlType::Jsonb
+            | SqlType::Enum
+            | SqlType::Cidr
+            | SqlType::Macaddr
+            | SqlType::Macaddr8
+            | SqlType::Xml
+            | SqlType::Tsvector
+            | SqlType::Citext
+            | SqlType::Ltree
+            | SqlType::Int4range
+            | SqlType::Int8range
+            | SqlType::Numrange
+            | SqlType::Tsrange
+            | SqlType::Tstzrange
+            | SqlType::Daterange,
             Cell::Text(value),
         ) => out.push_str(value),
+        // The cast from inet to text always names the mask.
+        (SqlType::Inet, Cell::Text(value)) => {
+            out.push_str(value);
+            if !value.contains('/') {
+                out.push_str(if value.contains(':') { "/128" } else { "/32" });
+            }
+        }
         (SqlType::Bytea, Cell::Bytes(value)) => {
             out.push_str("\\x");
             hex(value, out);
@@ -49,6 +72,22 @@ pub fn write(sql_type: SqlType, cell: Cell<'_>, out: &mut String) -> bool {
         _ => return false,
     }
     true
+}
+
+/// Returns whether a type's values have a text here: some are not carried as the source has them, of
+/// others the text is not worth the code.
+#[must_use]
+pub fn has_text(sql_type: SqlType) -> bool {
+    !matches!(
+        sql_type,
+        SqlType::Bit { .. }
+            | SqlType::Varbit { .. }
+            | SqlType::Money
+            | SqlType::Interval
+            | SqlType::Timetz { .. }
+            | SqlType::Hstore
+            | SqlType::Array { .. }
+    ) && !sql_type.is_geometric()
 }
 
 /// Appends bytes as lower-case hex digits.

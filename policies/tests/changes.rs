@@ -15,6 +15,7 @@ fn table() -> TableSchema {
         nullable,
         default: None,
         has_default_expression: false,
+        labels: Vec::new(),
     };
     TableSchema {
         id: TableId {

@@ -94,6 +94,21 @@ fn is_text(sql_type: SqlType) -> bool {
     )
 }
 
+/// Types that can only be asked whether they are NULL.
+fn is_other(sql_type: SqlType) -> bool {
+    matches!(
+        sql_type,
+        SqlType::Oid
+            | SqlType::Inet
+            | SqlType::Cidr
+            | SqlType::Macaddr
+            | SqlType::Xml
+            | SqlType::Tsvector
+            | SqlType::Int4range
+            | SqlType::Daterange
+    )
+}
+
 fn is_json(sql_type: SqlType) -> bool {
     matches!(sql_type, SqlType::Json | SqlType::Jsonb)
 }
@@ -155,7 +170,7 @@ fn operators(sql_type: SqlType) -> &'static [&'static str] {
     ];
     match sql_type {
         SqlType::Bool => BOOL,
-        _ if is_json(sql_type) => NULL,
+        _ if is_json(sql_type) || is_other(sql_type) => NULL,
         _ if is_text(sql_type) || sql_type == SqlType::Bytea => TEXT,
         _ => ORDER,
     }
@@ -178,7 +193,7 @@ fn column_pairs() -> Vec<(NamedType, NamedType)> {
         SqlType::Uuid => Some(5),
         SqlType::Bytea => Some(6),
         SqlType::Time { .. } => Some(7),
-        SqlType::Json | SqlType::Jsonb => None,
+        _ => None,
     };
     let mut pairs = Vec::new();
     for left in COLUMNS {

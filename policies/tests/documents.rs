@@ -13,6 +13,7 @@ fn table() -> TableSchema {
         nullable,
         default: None,
         has_default_expression: false,
+        labels: Vec::new(),
     };
     TableSchema {
         id: TableId {
@@ -180,5 +181,91 @@ fn an_unknown_field_of_a_document_is_refused() {
             .unwrap_err()
             .to_string()
             .contains("filter")
+    );
+}
+
+#[test]
+fn what_is_not_defined_on_a_type_is_refused_and_the_column_can_be_shown_as_it_is() {
+    let mut table = table();
+    for (name, sql_type) in [
+        ("tags", "text[]"),
+        ("place", "point"),
+        ("state", "enum"),
+        ("ip", "inet"),
+        ("fee", "money"),
+        ("bits", "bit(4)"),
+    ] {
+        table.columns.push(Column {
+            name: name.to_owned(),
+            sql_type: sql_type.parse().unwrap(),
+            ..table.columns[2].clone()
+        });
+    }
+    let names = ["uscc", "seq", "tags", "place", "state", "ip", "fee", "bits"];
+    let clear: Vec<Value> = names.iter().map(|name| json!({ "name": name })).collect();
+    let plan = compile(&document(json!({ "columns": clear })), &table).unwrap();
+    assert_eq!(
+        fields(&plan.fields)[2..],
+        [
+            "tags text[]",
+            "place point",
+            "state enum",
+            "ip inet",
+            "fee money",
+            "bits bit(4)"
+        ]
+    );
+    let hidden = json!([{ "name": "name" }]);
+    for where_ in ["tags IS NULL", "place IS NOT NULL", "state IS NULL"] {
+        compile(
+            &document(json!({ "columns": hidden, "where": where_ })),
+            &table,
+        )
+        .unwrap();
+    }
+    let refusal = |changes: Value| -> String {
+        let errors = compile(&document(changes), &table).unwrap_err();
+        errors.iter().map(ToString::to_string).collect()
+    };
+    for (where_, why) in [
+        ("tags = '{a}'", "conditions have no comparison for the type"),
+        (
+            "place = '(1,2)'",
+            "conditions have no comparison for the type",
+        ),
+        (
+            "state IN ('a', 'b')",
+            "conditions have no comparison for the type",
+        ),
+        ("fee > 3", "conditions have no comparison for the type"),
+        ("bits", "bits"),
+        ("ip LIKE '1%'", "ip"),
+    ] {
+        let refusal = refusal(json!({ "columns": clear, "where": where_ }));
+        assert!(refusal.contains(why), "{where_}: {refusal}");
+    }
+    for (name, mask, sql_type) in [
+        ("tags", "SHOW_FIRST 2", "text[]"),
+        ("place", "HASH", "point"),
+        ("fee", "REGION4", "money"),
+        ("bits", "SHOW_LAST 1", "bit(4)"),
+    ] {
+        let columns =
+            json!([{ "name": "uscc" }, { "name": "seq" }, { "name": name, "mask": mask }]);
+        let refusal = refusal(json!({ "columns": columns }));
+        let why = format!("is for what has a text of its own, not for {sql_type}");
+        assert!(refusal.contains(&why), "{refusal}");
+    }
+    for (name, mask) in [("state", "SHOW_FIRST 1"), ("ip", "HASH"), ("tags", "NULL")] {
+        let columns =
+            json!([{ "name": "uscc" }, { "name": "seq" }, { "name": name, "mask": mask }]);
+        compile(&document(json!({ "columns": columns })), &table).unwrap();
+    }
+    table.key = vec![10];
+    let refusal = compile(&document(json!({ "columns": hidden })), &table).unwrap_err();
+    let refusal: String = refusal.iter().map(ToString::to_string).collect();
+    assert!(
+        refusal.contains("column \"bits\" of type bit(4) cannot be hidden in the row's key"),
+        "{refusal}"
     );
 }

@@ -76,6 +76,14 @@ pub(crate) const COLUMNS: &[(&str, SqlType)] = &[
     ("u", SqlType::Uuid),
     ("js", SqlType::Json),
     ("jb", SqlType::Jsonb),
+    ("o", SqlType::Oid),
+    ("ip", SqlType::Inet),
+    ("net", SqlType::Cidr),
+    ("mac", SqlType::Macaddr),
+    ("x", SqlType::Xml),
+    ("lex", SqlType::Tsvector),
+    ("ir", SqlType::Int4range),
+    ("dr", SqlType::Daterange),
 ];
 
 pub(crate) fn table() -> TableSchema {
@@ -86,6 +94,7 @@ pub(crate) fn table() -> TableSchema {
         nullable: true,
         default: None,
         has_default_expression: false,
+        labels: Vec::new(),
     };
     TableSchema {
         id: TableId {
@@ -334,6 +343,25 @@ pub(crate) fn value(rng: &mut StdRng, sql_type: SqlType, null_share: f64) -> (Ow
                 .choose(rng)
                 .unwrap(),
         ),
+        SqlType::Oid => integer(rng, &[0, 1, 16_384, 4_294_967_295]),
+        SqlType::Inet => text(
+            [
+                "10.0.0.1",
+                "10.0.0.0/8",
+                "::1",
+                "2001:db8::/32",
+                "::ffff:1.2.3.4",
+            ]
+            .choose(rng)
+            .unwrap(),
+        ),
+        SqlType::Cidr => text(["10.0.0.0/8", "::/0"].choose(rng).unwrap()),
+        SqlType::Macaddr => text(["08:00:2b:01:02:03"].choose(rng).unwrap()),
+        SqlType::Xml => text(["<a/>", "中"].choose(rng).unwrap()),
+        SqlType::Tsvector => text(["", "'a':1A 'b'"].choose(rng).unwrap()),
+        SqlType::Int4range => text(["empty", "[1,5)", "(,)"].choose(rng).unwrap()),
+        SqlType::Daterange => text(["[2020-01-01,2020-02-01)"].choose(rng).unwrap()),
+        other => panic!("no column is of type {other}"),
     }
 }
 
@@ -606,12 +634,10 @@ pub(crate) fn string_literal(rng: &mut StdRng, sql_type: SqlType) -> String {
         .choose(rng)
         .unwrap())
         .to_owned(),
-        SqlType::Text | SqlType::Varchar { .. } | SqlType::Json | SqlType::Jsonb => {
-            match value(rng, SqlType::Text, 0.0).0 {
-                Owned::Text(text) => text,
-                other => panic!("{other:?} is no text"),
-            }
-        }
+        _ => match value(rng, SqlType::Text, 0.0).0 {
+            Owned::Text(text) => text,
+            other => panic!("{other:?} is no text"),
+        },
     };
     quoted(&plain)
 }

@@ -55,6 +55,11 @@ impl<'a> Reader<'a> {
         self.rest.len()
     }
 
+    /// Returns what lies between here and where a later reader of the same bytes stands.
+    pub(crate) fn up_to(&self, later: &Self) -> &'a [u8] {
+        &self.rest[..self.rest.len() - later.rest.len()]
+    }
+
     /// Confirms that nothing is left.
     pub(crate) fn finish(&self) -> Result<(), Malformed> {
         if self.rest.is_empty() {

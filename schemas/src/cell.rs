@@ -10,17 +10,21 @@
 ///
 /// | SQL type | cell |
 /// |---|---|
-/// | `boolean` | `Bool` |
-/// | `smallint`, `integer`, `bigint` | `Int` |
+/// | `boolean`, `bit(1)`, `bit varying(1)` | `Bool` |
+/// | `smallint`, `integer`, `bigint`, `oid` | `Int` |
 /// | `real` | `Float4` |
 /// | `double precision` | `Float8` |
-/// | `numeric`, with or without scale | `Numeric` |
-/// | `text`, `character varying`, `character` (with its blanks), `uuid` (36 lower-case characters), `json`, `jsonb` (as PostgreSQL writes them) | `Text` |
+/// | `numeric`, with or without scale, `money` (of scale 2) | `Numeric` |
+/// | `text`, `character varying`, `character` (with its blanks), `uuid` (36 lower-case characters), `json`, `jsonb`, enums, `inet`, `cidr`, `macaddr`, `macaddr8`, `xml`, `tsvector`, `citext`, `ltree`, ranges (as PostgreSQL writes them); `hstore` as a JSON object | `Text` |
 /// | `bytea` | `Bytes` |
+/// | `bit`, `bit varying` | `Bytes`: the last bit first, eight a byte from the lowest on, without zeros at the end |
 /// | `date` | `Int`: days since 1970-01-01 |
 /// | `time` | `Int`: microseconds since midnight (24:00:00 is 86 400 000 000) |
 /// | `timestamp` | `Int`: microseconds since 1970-01-01 00:00:00, no zone |
 /// | `timestamptz` | `Int`: microseconds since 1970-01-01 00:00:00 UTC |
+/// | `time with time zone` | `Int`: microseconds since midnight UTC |
+/// | `interval` | `Int`: microseconds, a month being 30.4375 days |
+/// | arrays, geometric types | `Composite` |
 ///
 /// `infinity` and `-infinity` of date, timestamp and timestamptz are [`POSITIVE_INFINITY`] and
 /// [`NEGATIVE_INFINITY`].
@@ -47,6 +51,8 @@ pub enum Cell<'a> {
     Text(&'a str),
     /// Bytes.
     Bytes(&'a [u8]),
+    /// A value that has parts, as [`composite`](crate::composite) writes it.
+    Composite(&'a [u8]),
 }
 
 /// `infinity` as a date, timestamp or timestamptz.
@@ -76,6 +82,7 @@ impl std::fmt::Debug for Cell<'_> {
             Self::Numeric(_) => "Numeric(…)",
             Self::Text(_) => "Text(…)",
             Self::Bytes(_) => "Bytes(…)",
+            Self::Composite(_) => "Composite(…)",
         })
     }
 }

@@ -3,7 +3,8 @@
 use crate::Error;
 use crate::binary::{Malformed, Reader, put_bytes, put_long};
 use crate::cell::{Cell, NEGATIVE_INFINITY, Numeric, POSITIVE_INFINITY};
-use crate::datetime::{format_instant, parse_instant};
+use crate::composite;
+use crate::datetime::{format_instant, format_time, parse_instant, parse_time};
 use crate::form::Form;
 use crate::record::FieldInfo;
 use crate::sql_type::SqlType;
@@ -39,17 +40,31 @@ pub(crate) struct Column {
     pub(crate) info: FieldInfo,
     pub(crate) form: Form,
     pub(crate) nullability: Nullability,
+    /// What an array has.
+    items: Option<Box<Column>>,
+    /// What stands for a composite value that the source did not send.
+    unavailable: Vec<u8>,
 }
 
 impl Column {
     pub(crate) fn new(name: &str, sql_type: SqlType, nullability: Nullability) -> Self {
+        let form = Form::of(sql_type);
+        let items = match sql_type {
+            SqlType::Array { element } => {
+                let items = Self::new(name, element.into(), Nullability::NullFirst);
+                Some(Box::new(items))
+            }
+            _ => None,
+        };
         Self {
+            unavailable: composite::unavailable(form, items.as_deref(), UNAVAILABLE),
+            items,
             info: FieldInfo {
                 name: name.to_owned(),
                 sql_type,
                 nullable: nullability != Nullability::Required,
             },
-            form: Form::of(sql_type),
+            form,
             nullability,
         }
     }
@@ -123,12 +138,21 @@ impl Column {
             }
             (Form::Float, Cell::Float4(value)) => out.extend_from_slice(&value.to_le_bytes()),
             (Form::Double, Cell::Float8(value)) => out.extend_from_slice(&value.to_le_bytes()),
-            (Form::Bytes, Cell::Bytes(bytes)) => put_bytes(bytes, out),
+            (Form::Bytes | Form::Bits, Cell::Bytes(bytes)) => put_bytes(bytes, out),
+            (Form::ZonedTime, Cell::Int(micros)) => {
+                put_bytes(format_time(time_of_day(*micros)?).as_bytes(), out);
+            }
+            (_, Cell::Composite(bytes)) if self.form.is_composite() => {
+                out.extend_from_slice(bytes);
+            }
+            (_, Cell::Unavailable) if !self.unavailable.is_empty() => {
+                out.extend_from_slice(&self.unavailable);
+            }
             (Form::VariableDecimal, Cell::Numeric(number)) => {
                 put_long(i64::from(number.scale), out);
                 put_bytes(shortest(number.unscaled)?, out);
             }
-            (Form::String | Form::Bytes | Form::Decimal { .. }, Cell::Unavailable) => {
+            (Form::String | Form::Bytes | Form::Bits | Form::Decimal { .. }, Cell::Unavailable) => {
                 put_bytes(UNAVAILABLE.as_bytes(), out);
             }
             (Form::VariableDecimal, Cell::Unavailable) => {
@@ -182,7 +206,16 @@ impl Column {
                 Cell::Numeric(Numeric { unscaled, scale })
             }
             Form::String => Cell::Text(reader.text()?),
-            Form::Bytes => Cell::Bytes(reader.bytes()?),
+            Form::Bytes | Form::Bits => Cell::Bytes(reader.bytes()?),
+            Form::ZonedTime => {
+                let micros = parse_time(reader.text()?).and_then(time_of_day);
+                Cell::Int(micros.ok_or(NO_TIME)?)
+            }
+            Form::Point | Form::Geometry | Form::Circle | Form::Line | Form::Array { .. } => {
+                let from = *reader;
+                composite::skip(self.form, self.items.as_deref(), reader)?;
+                Cell::Composite(from.up_to(reader))
+            }
             Form::Date => Cell::Int(match reader.int()? {
                 DATE_POSITIVE_INFINITY => POSITIVE_INFINITY,
                 DATE_NEGATIVE_INFINITY => NEGATIVE_INFINITY,
@@ -215,6 +248,7 @@ impl Column {
             Cell::Text(text) => *text == UNAVAILABLE,
             Cell::Bytes(bytes) => *bytes == UNAVAILABLE.as_bytes(),
             Cell::Numeric(number) => number.unscaled == UNAVAILABLE.as_bytes(),
+            Cell::Composite(bytes) => *bytes == self.unavailable,
             _ => false,
         };
         Ok(if is_placeholder {

@@ -68,7 +68,6 @@ pub(crate) fn format_instant(micros: i64, fraction_digits: u8) -> Text {
 fn push_instant(text: &mut Text, micros: i64, fraction_digits: u8) {
     let (year, month, day) = date_of_days(micros.div_euclid(MICROS_PER_DAY));
     let time = micros.rem_euclid(MICROS_PER_DAY).cast_unsigned();
-    let seconds = time / MICROS_PER_SECOND.cast_unsigned();
 
     let years = year.unsigned_abs();
     if year < 0 {
@@ -87,11 +86,7 @@ fn push_instant(text: &mut Text, micros: i64, fraction_digits: u8) {
     text.push(b'-');
     text.push_digits(day, 2);
     text.push(b'T');
-    text.push_digits(seconds / 3600, 2);
-    text.push(b':');
-    text.push_digits(seconds / 60 % 60, 2);
-    text.push(b':');
-    text.push_digits(seconds % 60, 2);
+    push_clock(text, time / MICROS_PER_SECOND.cast_unsigned());
     if fraction_digits > 0 {
         let digits = fraction_digits.min(6);
         let fraction = time % MICROS_PER_SECOND.cast_unsigned();
@@ -102,6 +97,53 @@ fn push_instant(text: &mut Text, micros: i64, fraction_digits: u8) {
         );
     }
     text.push(b'Z');
+}
+
+fn push_clock(text: &mut Text, seconds: u64) {
+    text.push_digits(seconds / 3600, 2);
+    text.push(b':');
+    text.push_digits(seconds / 60 % 60, 2);
+    text.push(b':');
+    text.push_digits(seconds % 60, 2);
+}
+
+/// Writes a time of day at UTC as Debezium's `ZonedTime` does, with as many digits behind the second
+/// as it needs. The end of the day is `24:00:00Z`.
+pub(crate) fn format_time(micros: i64) -> Text {
+    let mut text = Text {
+        bytes: [0; TEXT_BYTES_MAX],
+        length: 0,
+    };
+    let micros = micros.clamp(0, MICROS_PER_DAY).cast_unsigned();
+    let second = MICROS_PER_SECOND.cast_unsigned();
+    push_clock(&mut text, micros / second);
+    let fraction = micros % second;
+    if fraction > 0 {
+        text.push(b'.');
+        text.push_digits(fraction, 6);
+        while text.bytes[text.length - 1] == b'0' {
+            text.length -= 1;
+        }
+    }
+    text.push(b'Z');
+    text
+}
+
+/// Reads what [`format_time`] writes, and the same at another offset, as microseconds since midnight
+/// UTC.
+pub(crate) fn parse_time(text: &str) -> Option<i64> {
+    let mut scan = Scan(text.as_bytes());
+    let clock = scan.clock(24)?;
+    let offset_seconds = scan.offset()?;
+    let micros = clock - offset_seconds * MICROS_PER_SECOND;
+    if !scan.0.is_empty() || clock > MICROS_PER_DAY {
+        return None;
+    }
+    Some(if micros == MICROS_PER_DAY {
+        micros
+    } else {
+        micros.rem_euclid(MICROS_PER_DAY)
+    })
 }
 
 /// Reads what [`format_instant`] writes, and any other ISO offset of hours and minutes.
@@ -119,22 +161,13 @@ pub(crate) fn parse_instant(text: &str) -> Option<i64> {
     scan.expect(b'-')?;
     let day = scan.two_digits(1, days_in_month(year, month))?;
     scan.expect(b'T')?;
-    let hour = scan.two_digits(0, 23)?;
-    scan.expect(b':')?;
-    let minute = scan.two_digits(0, 59)?;
-    let second = if scan.take(b':') {
-        scan.two_digits(0, 59)?
-    } else {
-        0
-    };
-    let fraction = if scan.take(b'.') { scan.fraction()? } else { 0 };
+    let clock = scan.clock(23)?;
     let offset_seconds = scan.offset()?;
     if !scan.0.is_empty() {
         return None;
     }
-    let seconds = (hour * 60 + minute) * 60 + second - offset_seconds;
     let micros = i128::from(days_of_date(year, month, day)) * i128::from(MICROS_PER_DAY)
-        + i128::from(seconds * MICROS_PER_SECOND + fraction);
+        + i128::from(clock - offset_seconds * MICROS_PER_SECOND);
     let micros = i64::try_from(micros).ok()?;
     (micros != POSITIVE_INFINITY && micros != NEGATIVE_INFINITY).then_some(micros)
 }
@@ -178,6 +211,20 @@ impl Scan<'_> {
             digits += 1;
         }
         (digits >= 4).then_some(if negative { -year } else { year })
+    }
+
+    /// Hours, minutes, and perhaps seconds and their fraction, as microseconds.
+    fn clock(&mut self, hour_max: i64) -> Option<i64> {
+        let hour = self.two_digits(0, hour_max)?;
+        self.expect(b':')?;
+        let minute = self.two_digits(0, 59)?;
+        let second = if self.take(b':') {
+            self.two_digits(0, 59)?
+        } else {
+            0
+        };
+        let fraction = if self.take(b'.') { self.fraction()? } else { 0 };
+        Some(((hour * 60 + minute) * 60 + second) * MICROS_PER_SECOND + fraction)
     }
 
     /// Up to nine digits, of which those behind the sixth must be zero, as microseconds.
@@ -301,6 +348,23 @@ mod tests {
             "12345-05-20T00:00:00Z",
         ] {
             assert_eq!(parse_instant(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn times_have_the_digits_that_they_need() {
+        let check = |micros: i64, expected: &str| {
+            let text = format_time(micros);
+            assert_eq!(std::str::from_utf8(text.as_bytes()).unwrap(), expected);
+            assert_eq!(parse_time(expected), Some(micros));
+        };
+        check(0, "00:00:00Z");
+        check(45_296_120_000, "12:34:56.12Z");
+        check(86_399_999_999, "23:59:59.999999Z");
+        check(86_400_000_000, "24:00:00Z");
+        assert_eq!(parse_time("01:00:00+02:00"), Some(82_800_000_000));
+        for text in ["", "12:00:00", "24:00:01Z", "12:00:00Zx"] {
+            assert_eq!(parse_time(text), None, "{text}");
         }
     }
 

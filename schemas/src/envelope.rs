@@ -7,10 +7,11 @@
 use serde_json::Value;
 
 use crate::Error;
-use crate::form::{TypeWriter, default_of_expression};
+use crate::form::{default_of_expression, shows_defaults};
 use crate::json_text::Object;
 use crate::position::Lsn;
 use crate::table::{Column, TableSchema};
+use crate::type_writer::{Field, TypeWriter};
 
 pub use crate::event_encoder::EventEncoder;
 
@@ -216,12 +217,13 @@ fn row_record<'t>(
     let fields: Vec<String> = columns
         .map(|column| {
             let default = schema_default(column);
-            types.field(
-                &column.name,
-                column.sql_type,
-                column.nullable,
-                default.as_ref(),
-            )
+            types.field(Field {
+                name: &column.name,
+                sql_type: column.sql_type,
+                labels: &column.labels,
+                nullable: column.nullable,
+                default: default.as_ref(),
+            })
         })
         .collect();
     let record = Object::new().text("type", "record").text("name", name);
@@ -236,10 +238,12 @@ fn row_record<'t>(
 
 /// Returns the default that a column's schema shows, never `null`.
 pub(crate) fn schema_default(column: &Column) -> Option<Value> {
-    let zero = default_of_expression(column.sql_type)?;
     match &column.default {
-        Some(constant) => Some(constant.0.clone()).filter(|value| !value.is_null()),
-        None => column.has_default_expression.then_some(zero),
+        Some(constant) if shows_defaults(column.sql_type) => {
+            Some(constant.0.clone()).filter(|value| !value.is_null())
+        }
+        None if column.has_default_expression => default_of_expression(column.sql_type),
+        _ => None,
     }
 }
 

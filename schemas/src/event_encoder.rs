@@ -10,7 +10,7 @@ use crate::binary::{Reader, put_bytes, put_long};
 use crate::cell::Cell;
 use crate::codec::{BRANCH_0, BRANCH_1, Column, Nullability, check_length};
 use crate::envelope::{EventSource, Op, SnapshotMark, event_schemas, schema_default};
-use crate::form::{put_default, put_zero};
+use crate::form::{Form, put_default, put_zero};
 use crate::position::{Lsn, SchemaId};
 use crate::table::{self, TableSchema};
 use crate::wire;
@@ -227,7 +227,8 @@ impl EventEncoder {
 impl RowColumn {
     fn compile(column: &table::Column) -> Result<Self, Error> {
         let default = schema_default(column);
-        let nullability = match (column.nullable, &default) {
+        let is_optional = column.nullable || Form::of(column.sql_type).is_always_optional();
+        let nullability = match (is_optional, &default) {
             (false, _) => Nullability::Required,
             (true, None) => Nullability::NullFirst,
             (true, Some(_)) => Nullability::NullLast,
@@ -235,7 +236,7 @@ impl RowColumn {
         let compiled = Column::new(&column.name, column.sql_type, nullability);
         let mut unknown = Vec::new();
         match default {
-            None => put_zero(compiled.form, &mut unknown),
+            None => put_zero(column.sql_type, &mut unknown),
             Some(default) => {
                 put_default(compiled.form, &default, &mut unknown).ok_or_else(|| {
                     Error::Schema(format!(

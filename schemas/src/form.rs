@@ -15,6 +15,20 @@
 //! | `time(0..3)` / `time(4..6)` | int: ms / long: µs | `io.debezium.time.Time` / `….MicroTime` |
 //! | `timestamp(0..3)` / `timestamp(4..6)` | long: ms / long: µs | `io.debezium.time.Timestamp` / `….MicroTimestamp` |
 //! | `timestamptz` | string: ISO in UTC | `io.debezium.time.ZonedTimestamp` |
+//! | `timetz` | string: ISO in UTC | `io.debezium.time.ZonedTime` |
+//! | `interval` | long: µs | `io.debezium.time.MicroDuration` |
+//! | `bit(1)`, `varbit(1)` / other bits | boolean / bytes, little-endian, shortest | / `io.debezium.data.Bits` |
+//! | `oid` | long | |
+//! | `money` | bytes, decimal of scale 2 | `org.apache.kafka.connect.data.Decimal` |
+//! | enum | string, its labels in the schema | `io.debezium.data.Enum` |
+//! | `inet`, `cidr`, `macaddr`, `macaddr8`, ranges, `citext` | string | |
+//! | `xml` / `tsvector` / `ltree` / `hstore` | string | `io.debezium.data.Xml` / `….TsVector` / `….Ltree` / `….Json` |
+//! | `point` | record of x, y, WKB | `io.debezium.data.geometry.Point` |
+//! | `box`, `lseg`, `path`, `polygon` | record of WKB and what tells them apart | `….Geometry` |
+//! | `circle` / `line` | record | `….Circle` / `….Line` |
+//! | array | array of its elements, each of which may be null | |
+//!
+//! Debezium allows no null in an array of enums; we do, or such an array could not be carried.
 //!
 //! Debezium has no right form for a negative scale (it announces 2048 too much), and Avro's decimal
 //! allows none, so there the exact form without a scale is used.
@@ -26,9 +40,9 @@ use serde_json::{Value, json};
 
 use crate::binary::{put_bytes, put_long};
 use crate::cell::{Cell, NEGATIVE_INFINITY, POSITIVE_INFINITY};
-use crate::datetime::format_instant;
-use crate::json_text::Object;
-use crate::sql_type::SqlType;
+use crate::composite::{self, Figure};
+use crate::datetime::{format_instant, format_time};
+use crate::sql_type::{Element, SqlType};
 
 /// The encoding of a type's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +63,13 @@ pub(crate) enum Form {
     TimestampMillis,
     TimestampMicros,
     ZonedTimestamp { fraction_digits: u8 },
+    ZonedTime,
+    Bits,
+    Point,
+    Geometry,
+    Circle,
+    Line,
+    Array { element: Element },
 }
 
 pub(crate) const DECIMAL: &str = "org.apache.kafka.connect.data.Decimal";
@@ -61,6 +82,20 @@ pub(crate) const MICRO_TIME: &str = "io.debezium.time.MicroTime";
 pub(crate) const TIMESTAMP: &str = "io.debezium.time.Timestamp";
 pub(crate) const MICRO_TIMESTAMP: &str = "io.debezium.time.MicroTimestamp";
 pub(crate) const ZONED_TIMESTAMP: &str = "io.debezium.time.ZonedTimestamp";
+pub(crate) const ZONED_TIME: &str = "io.debezium.time.ZonedTime";
+pub(crate) const MICRO_DURATION: &str = "io.debezium.time.MicroDuration";
+pub(crate) const BITS: &str = "io.debezium.data.Bits";
+pub(crate) const ENUM: &str = "io.debezium.data.Enum";
+pub(crate) const XML: &str = "io.debezium.data.Xml";
+pub(crate) const TSVECTOR: &str = "io.debezium.data.Tsvector";
+pub(crate) const LTREE: &str = "io.debezium.data.Ltree";
+pub(crate) const POINT: &str = "io.debezium.data.geometry.Point";
+pub(crate) const GEOMETRY: &str = "io.debezium.data.geometry.Geometry";
+pub(crate) const CIRCLE: &str = "io.debezium.data.geometry.Circle";
+pub(crate) const LINE: &str = "io.debezium.data.geometry.Line";
+
+/// The digits behind the point of `money`: Debezium's `money.fraction.digits`.
+pub(crate) const MONEY_SCALE: u8 = 2;
 
 /// The attribute that carries a view column's SQL type: of its type, or of the field where the type
 /// is a named one.
@@ -69,10 +104,16 @@ pub(crate) const SQL_TYPE_ATTRIBUTE: &str = "hutong.sql.type";
 impl Form {
     pub(crate) fn of(sql_type: SqlType) -> Self {
         match sql_type {
-            SqlType::Bool => Self::Boolean,
+            SqlType::Bool | SqlType::Bit { length: 1 } | SqlType::Varbit { length: Some(1) } => {
+                Self::Boolean
+            }
+            SqlType::Bit { .. } | SqlType::Varbit { .. } => Self::Bits,
             SqlType::Int2 => Self::Int16,
             SqlType::Int4 => Self::Int32,
-            SqlType::Int8 => Self::Int64,
+            SqlType::Int8 | SqlType::Oid | SqlType::Interval => Self::Int64,
+            SqlType::Money => Self::Decimal {
+                scale: i32::from(MONEY_SCALE),
+            },
             SqlType::Float4 => Self::Float,
             SqlType::Float8 => Self::Double,
             SqlType::Numeric { scale, .. } if scale >= 0 => Self::Decimal {
@@ -84,7 +125,23 @@ impl Form {
             | SqlType::Char { .. }
             | SqlType::Uuid
             | SqlType::Json
-            | SqlType::Jsonb => Self::String,
+            | SqlType::Jsonb
+            | SqlType::Enum
+            | SqlType::Inet
+            | SqlType::Cidr
+            | SqlType::Macaddr
+            | SqlType::Macaddr8
+            | SqlType::Xml
+            | SqlType::Tsvector
+            | SqlType::Citext
+            | SqlType::Ltree
+            | SqlType::Hstore
+            | SqlType::Int4range
+            | SqlType::Int8range
+            | SqlType::Numrange
+            | SqlType::Tsrange
+            | SqlType::Tstzrange
+            | SqlType::Daterange => Self::String,
             SqlType::Bytea => Self::Bytes,
             SqlType::Date => Self::Date,
             SqlType::Time { precision: 0..=3 } => Self::TimeMillis,
@@ -94,10 +151,35 @@ impl Form {
             SqlType::Timestamptz { precision } => Self::ZonedTimestamp {
                 fraction_digits: precision,
             },
+            SqlType::Timetz { .. } => Self::ZonedTime,
+            SqlType::Point => Self::Point,
+            SqlType::Lseg | SqlType::Box | SqlType::Path | SqlType::Polygon => Self::Geometry,
+            SqlType::Circle => Self::Circle,
+            SqlType::Line => Self::Line,
+            SqlType::Array { element } => Self::Array { element },
         }
     }
 
-    fn avro_type(self) -> &'static str {
+    /// Whether a value has parts.
+    pub(crate) fn is_composite(self) -> bool {
+        matches!(
+            self,
+            Self::Point | Self::Geometry | Self::Circle | Self::Line | Self::Array { .. }
+        )
+    }
+
+    /// Whether Debezium makes every field of the form optional, whatever the column is.
+    pub(crate) fn is_always_optional(self) -> bool {
+        matches!(self, Self::Geometry | Self::Circle | Self::Line)
+    }
+
+    /// Whether the type is a record with a name.
+    pub(crate) fn is_record(self) -> bool {
+        self == Self::VariableDecimal
+            || (self.is_composite() && !matches!(self, Self::Array { .. }))
+    }
+
+    pub(crate) fn avro_type(self) -> &'static str {
         match self {
             Self::Boolean => "boolean",
             Self::Int16 | Self::Int32 | Self::Date | Self::TimeMillis => "int",
@@ -106,25 +188,33 @@ impl Form {
             }
             Self::Float => "float",
             Self::Double => "double",
-            Self::Decimal { .. } | Self::Bytes => "bytes",
-            Self::VariableDecimal => "record",
-            Self::String | Self::ZonedTimestamp { .. } => "string",
+            Self::Decimal { .. } | Self::Bytes | Self::Bits => "bytes",
+            Self::VariableDecimal | Self::Point | Self::Geometry | Self::Circle | Self::Line => {
+                "record"
+            }
+            Self::String | Self::ZonedTimestamp { .. } | Self::ZonedTime => "string",
+            Self::Array { .. } => "array",
         }
     }
 }
 
-fn connect_name(sql_type: SqlType) -> Option<&'static str> {
+pub(crate) fn connect_name(sql_type: SqlType) -> Option<&'static str> {
     match Form::of(sql_type) {
         Form::Boolean
         | Form::Int16
         | Form::Int32
-        | Form::Int64
         | Form::Float
         | Form::Double
-        | Form::Bytes => None,
+        | Form::Bytes
+        | Form::Array { .. } => None,
+        Form::Int64 => (sql_type == SqlType::Interval).then_some(MICRO_DURATION),
         Form::String => match sql_type {
             SqlType::Uuid => Some(UUID),
-            SqlType::Json | SqlType::Jsonb => Some(JSON),
+            SqlType::Json | SqlType::Jsonb | SqlType::Hstore => Some(JSON),
+            SqlType::Enum => Some(ENUM),
+            SqlType::Xml => Some(XML),
+            SqlType::Tsvector => Some(TSVECTOR),
+            SqlType::Ltree => Some(LTREE),
             _ => None,
         },
         Form::Decimal { .. } => Some(DECIMAL),
@@ -135,116 +225,46 @@ fn connect_name(sql_type: SqlType) -> Option<&'static str> {
         Form::TimestampMillis => Some(TIMESTAMP),
         Form::TimestampMicros => Some(MICRO_TIMESTAMP),
         Form::ZonedTimestamp { .. } => Some(ZONED_TIMESTAMP),
+        Form::ZonedTime => Some(ZONED_TIME),
+        Form::Bits => Some(BITS),
+        Form::Point => Some(POINT),
+        Form::Geometry => Some(GEOMETRY),
+        Form::Circle => Some(CIRCLE),
+        Form::Line => Some(LINE),
     }
 }
 
-/// Writes the types of a record's fields; a named type is written out once and then by its name.
-#[derive(Default)]
-pub(crate) struct TypeWriter {
-    /// Whether types carry [`SQL_TYPE_ATTRIBUTE`].
-    marks_sql_types: bool,
-    has_variable_decimal: bool,
-}
-
-impl TypeWriter {
-    pub(crate) fn marking_sql_types() -> Self {
-        Self {
-            marks_sql_types: true,
-            has_variable_decimal: false,
-        }
-    }
-
-    /// Returns a field with its type, in Connect's rules for what is optional and has a default.
-    pub(crate) fn field(
-        &mut self,
-        name: &str,
-        sql_type: SqlType,
-        nullable: bool,
-        default: Option<&Value>,
-    ) -> String {
-        let value_type = self.value_type(sql_type, default);
-        let field = Object::new().text("name", name);
-        let field = match (nullable, default) {
-            (false, None) => field.raw("type", value_type),
-            (false, Some(default)) => field.raw("type", value_type).raw("default", default),
-            (true, None) => field
-                .raw("type", format_args!("[\"null\",{value_type}]"))
-                .raw("default", "null"),
-            (true, Some(default)) => field
-                .raw("type", format_args!("[{value_type},\"null\"]"))
-                .raw("default", default),
-        };
-        // A named type is shared by fields of several SQL types, so there the field is marked.
-        if self.marks_sql_types && Form::of(sql_type) == Form::VariableDecimal {
-            field.text(SQL_TYPE_ATTRIBUTE, &sql_type.to_string()).end()
-        } else {
-            field.end()
-        }
-    }
-
-    fn value_type(&mut self, sql_type: SqlType, default: Option<&Value>) -> String {
-        let form = Form::of(sql_type);
-        if form == Form::VariableDecimal && std::mem::replace(&mut self.has_variable_decimal, true)
-        {
-            return format!("\"{VARIABLE_DECIMAL}\"");
-        }
-        let name = connect_name(sql_type);
-        if name.is_none() && default.is_none() && form != Form::Int16 && !self.marks_sql_types {
-            return format!("\"{}\"", form.avro_type());
-        }
-
-        let mut object = Object::new().text("type", form.avro_type());
-        if form == Form::VariableDecimal {
-            object = object
-                .text("name", "VariableScaleDecimal")
-                .text("namespace", "io.debezium.data")
-                .raw(
-                    "fields",
-                    r#"[{"name":"scale","type":"int"},{"name":"value","type":"bytes"}]"#,
-                )
-                .text("connect.doc", "Variable scaled decimal");
-        }
-        if let SqlType::Numeric { precision, scale } = sql_type
-            && form != Form::VariableDecimal
-        {
-            object = object
-                .raw("scale", scale)
-                .raw("precision", precision)
-                .raw("connect.version", 1)
-                .raw(
-                    "connect.parameters",
-                    Object::new()
-                        .text("scale", &scale.to_string())
-                        .text("connect.decimal.precision", &precision.to_string())
-                        .end(),
-                );
-        } else if name.is_some() {
-            object = object.raw("connect.version", 1);
-        }
-        if let Some(default) = default {
-            object = object.raw("connect.default", default);
-        }
-        if let Some(name) = name {
-            object = object.text("connect.name", name);
-        }
-        if form == Form::Int16 {
-            object = object.text("connect.type", "int16");
-        }
-        if self.marks_sql_types && form != Form::VariableDecimal {
-            object = object.text(SQL_TYPE_ATTRIBUTE, &sql_type.to_string());
-        }
-        if matches!(form, Form::Decimal { .. }) {
-            object = object.text("logicalType", "decimal");
-        }
-        object.end()
+/// Whether Debezium's schemas show defaults of the type at all.
+pub(crate) fn shows_defaults(sql_type: SqlType) -> bool {
+    match sql_type {
+        SqlType::Bytea
+        | SqlType::NumericUnscaled
+        | SqlType::Numeric { scale: ..0, .. }
+        | SqlType::Oid
+        | SqlType::Money
+        | SqlType::Timetz { .. }
+        | SqlType::Array { .. }
+        | SqlType::Inet
+        | SqlType::Cidr
+        | SqlType::Macaddr
+        | SqlType::Macaddr8
+        | SqlType::Tsvector
+        | SqlType::Citext
+        | SqlType::Ltree
+        | SqlType::Hstore => false,
+        other => other.bound().is_none() && !other.is_geometric(),
     }
 }
 
 /// Returns a constant as a schema shows it; `None` if this type has no defaults there, or if JSON
 /// cannot say it (NaN, infinities).
 pub(crate) fn default_of_cell(sql_type: SqlType, cell: &Cell<'_>) -> Option<Value> {
+    if !shows_defaults(sql_type) {
+        return None;
+    }
     match (Form::of(sql_type), cell) {
         (Form::Boolean, Cell::Bool(value)) => Some(json!(value)),
+        (Form::Bits, Cell::Bytes(bits)) => Some(Value::String(latin1(bits))),
         (
             Form::Int16 | Form::Int32 | Form::Int64 | Form::TimeMicros | Form::TimestampMicros,
             Cell::Int(value),
@@ -276,6 +296,9 @@ pub(crate) fn default_of_cell(sql_type: SqlType, cell: &Cell<'_>) -> Option<Valu
 
 /// Returns what a schema shows in place of a default that is an expression.
 pub(crate) fn default_of_expression(sql_type: SqlType) -> Option<Value> {
+    if !shows_defaults(sql_type) {
+        return None;
+    }
     match Form::of(sql_type) {
         Form::Boolean => Some(json!(false)),
         Form::Int16
@@ -288,13 +311,23 @@ pub(crate) fn default_of_expression(sql_type: SqlType) -> Option<Value> {
         | Form::TimestampMicros => Some(json!(0)),
         Form::Float | Form::Double => Some(json!(0.0)),
         Form::Decimal { .. } => Some(json!("\0")),
+        Form::Bits => Some(json!("")),
+        // An enum's constant shows, an expression does not.
+        Form::String if sql_type == SqlType::Enum => None,
         Form::String => Some(match sql_type {
             SqlType::Uuid => json!("00000000-0000-0000-0000-000000000000"),
             SqlType::Json | SqlType::Jsonb => json!("{}"),
             _ => json!(""),
         }),
         Form::ZonedTimestamp { .. } => default_of_cell(sql_type, &Cell::Int(0)),
-        Form::VariableDecimal | Form::Bytes => None,
+        Form::VariableDecimal
+        | Form::Bytes
+        | Form::ZonedTime
+        | Form::Point
+        | Form::Geometry
+        | Form::Circle
+        | Form::Line
+        | Form::Array { .. } => None,
     }
 }
 
@@ -321,15 +354,32 @@ pub(crate) fn put_default(form: Form, default: &Value, out: &mut Vec<u8>) -> Opt
             let bytes: Option<Vec<u8>> = chars.map(|char| u8::try_from(char).ok()).collect();
             put_bytes(&bytes.filter(|bytes| !bytes.is_empty())?, out);
         }
-        Form::VariableDecimal | Form::Bytes => return None,
+        Form::Bits => {
+            let chars = default.as_str()?.chars();
+            let bytes: Option<Vec<u8>> = chars.map(|char| u8::try_from(char).ok()).collect();
+            put_bytes(&bytes?, out);
+        }
+        Form::VariableDecimal
+        | Form::Bytes
+        | Form::ZonedTime
+        | Form::Point
+        | Form::Geometry
+        | Form::Circle
+        | Form::Line
+        | Form::Array { .. } => return None,
     }
     Some(())
 }
 
 /// Appends what Debezium writes for a required column without a default whose value it does not
 /// know, as in the `before` of a delete when only the key was logged.
-pub(crate) fn put_zero(form: Form, out: &mut Vec<u8>) {
-    match form {
+pub(crate) fn put_zero(sql_type: SqlType, out: &mut Vec<u8>) {
+    match Form::of(sql_type) {
+        Form::String if sql_type == SqlType::Hstore => put_bytes(b"{}", out),
+        Form::ZonedTime => put_bytes(format_time(0).as_bytes(), out),
+        Form::Point => composite::put(&Figure::Point([0.0; 2]), SqlType::Point, out),
+        // What is always optional is NULL where it is not known.
+        Form::Geometry | Form::Circle | Form::Line => {}
         Form::Boolean
         | Form::Int16
         | Form::Int32
@@ -340,7 +390,9 @@ pub(crate) fn put_zero(form: Form, out: &mut Vec<u8>) {
         | Form::TimestampMillis
         | Form::TimestampMicros
         | Form::String
-        | Form::Bytes => out.push(0),
+        | Form::Bytes
+        | Form::Bits
+        | Form::Array { .. } => out.push(0),
         Form::Float => out.extend_from_slice(&0f32.to_le_bytes()),
         Form::Double => out.extend_from_slice(&0f64.to_le_bytes()),
         Form::Decimal { .. } => put_bytes(&[0], out),

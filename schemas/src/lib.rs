@@ -3,7 +3,7 @@
 //! This crate is the bottom of the tree: everything here is a value or a pure function from values
 //! to bytes and back. It knows no database driver, no broker, no thread and no clock.
 //!
-//! Read in this order: what a value is ([`cell`], [`sql_type`]), what a table is ([`table`]), where
+//! Read in this order: what a value is ([`cell`], [`sql_type`], [`composite`]), what a table is ([`table`]), where
 //! in a source's log something stands ([`position`]); then how a change becomes an event
 //! ([`envelope`], [`event_encoder`], [`event_decoder`]), how keys and rows of views become records
 //! ([`record`]), what stands before each message ([`wire`]), when a schema may follow another
@@ -11,6 +11,7 @@
 //! what shall be done about it ([`error`], [`class`]).
 
 pub mod cell;
+pub mod composite;
 pub mod sql_type;
 pub mod table;
 
@@ -35,5 +36,6 @@ mod form;
 mod json_text;
 mod resolution;
 mod schema_text;
+mod type_writer;
 
 pub use error::Error;

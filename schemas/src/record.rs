@@ -4,11 +4,11 @@ use crate::Error;
 use crate::binary::Reader;
 use crate::cell::Cell;
 use crate::codec::{Column, check_length, decode_image_row, decode_row};
-use crate::form::TypeWriter;
 use crate::json_text::Object;
 use crate::position::SchemaId;
 use crate::schema_text::Schema;
 use crate::sql_type::SqlType;
+use crate::type_writer::{Field, TypeWriter};
 use crate::wire;
 
 /// A field of a record, as its schema describes it.
@@ -55,7 +55,15 @@ fn view_schema(name: &str, fields: &[ViewField]) -> String {
     let mut types = TypeWriter::marking_sql_types();
     let fields: Vec<String> = fields
         .iter()
-        .map(|field| types.field(&field.name, field.sql_type, field.nullable, None))
+        .map(|field| {
+            types.field(Field {
+                name: &field.name,
+                sql_type: field.sql_type,
+                labels: &[],
+                nullable: field.nullable,
+                default: None,
+            })
+        })
         .collect();
     Object::new()
         .text("type", "record")

@@ -235,7 +235,7 @@ impl<'s> Names<'s> {
         let (nullability, value_type) = self
             .nullability(field_type, namespace)?
             .ok_or_else(unsupported)?;
-        let derived = derived_sql_type(&value_type).ok_or_else(unsupported)?;
+        let derived = self.derived_sql_type(&value_type).ok_or_else(unsupported)?;
         let sql_type = match field_mark.or_else(|| marked_sql_type(&value_type)) {
             None => derived,
             Some(marked) => {
@@ -247,6 +247,19 @@ impl<'s> Names<'s> {
             }
         };
         Ok(Column::new(name, sql_type, nullability))
+    }
+
+    /// Returns the widest SQL type that a Connect schema stands for.
+    fn derived_sql_type(&self, value_type: &Type<'s>) -> Option<SqlType> {
+        let Type::Array(items, namespace) = value_type else {
+            return derived_sql_type(value_type);
+        };
+        // A cell holds the array with the branches of its elements: they must be as ours.
+        let (Nullability::NullFirst, items) = self.nullability(items, namespace).ok()?? else {
+            return None;
+        };
+        let element = derived_sql_type(&items)?.try_into().ok()?;
+        Some(SqlType::Array { element })
     }
 }
 
@@ -285,18 +298,19 @@ fn marked_sql_type<'s>(value_type: &Type<'s>) -> Option<&'s str> {
 fn has_form_of(derived: SqlType, marked: SqlType) -> bool {
     match (Form::of(derived), Form::of(marked)) {
         (Form::ZonedTimestamp { .. }, Form::ZonedTimestamp { .. }) => true,
+        (Form::Array { element: derived }, Form::Array { element: marked }) => {
+            has_form_of(derived.into(), marked.into())
+        }
         (derived, marked) => derived == marked,
     }
 }
 
-/// Returns the widest SQL type that a Connect schema stands for.
+/// Returns the widest SQL type without parts of its own kind.
 fn derived_sql_type(value_type: &Type<'_>) -> Option<SqlType> {
     let connect_name = attribute(value_type, "connect.name");
     let primitive = match value_type {
         Type::Primitive(primitive, _) => *primitive,
-        Type::Record(record, _) => {
-            return is_variable_decimal(record).then_some(SqlType::NumericUnscaled);
-        }
+        Type::Record(record, _) => return derived_of_record(record),
         _ => return None,
     };
     Some(match (primitive, connect_name) {
@@ -320,6 +334,15 @@ fn derived_sql_type(value_type: &Type<'_>) -> Option<SqlType> {
         // JSON and not JSONB, which would not keep the text.
         ("string", Some(form::JSON)) => SqlType::Json,
         ("string", Some(form::ZONED_TIMESTAMP)) => SqlType::Timestamptz { precision: 6 },
+        ("string", Some(form::ZONED_TIME)) => SqlType::Timetz { precision: 6 },
+        ("string", Some(form::ENUM)) => SqlType::Enum,
+        ("string", Some(form::XML)) => SqlType::Xml,
+        ("string", Some(form::TSVECTOR)) => SqlType::Tsvector,
+        ("string", Some(form::LTREE)) => SqlType::Ltree,
+        ("long", Some(form::MICRO_DURATION)) => SqlType::Interval,
+        ("bytes", Some(form::BITS)) => SqlType::Varbit {
+            length: announced_bits(value_type),
+        },
         _ => return None,
     })
 }
@@ -336,14 +359,77 @@ fn decimal(value_type: &Type<'_>) -> Option<SqlType> {
         .then_some(SqlType::Numeric { precision, scale })
 }
 
-fn is_variable_decimal(record: &Object) -> bool {
-    let Ok(fields) = Names::fields(record) else {
+/// Returns the length of bits, if it is limited.
+fn announced_bits(value_type: &Type<'_>) -> Option<u32> {
+    let Type::Primitive(_, Some(object)) = value_type else {
+        return None;
+    };
+    let length = object.get("connect.parameters")?.get("length")?.as_str()?;
+    let length: i32 = length.parse().ok()?;
+    // One bit is a boolean, and the largest number stands for no limit.
+    u32::try_from(length)
+        .ok()
+        .filter(|length| (2..i32::MAX.unsigned_abs()).contains(length))
+}
+
+/// Returns the type of one of Debezium's records, by name and fields.
+fn derived_of_record(record: &Object) -> Option<SqlType> {
+    let name = record.get("connect.name").and_then(Value::as_str)?;
+    let fields = Names::fields(record).ok()?;
+    let is_optional = |field_type: &Value, of: &str| {
+        let Some([null, value]) = field_type.as_array().map(Vec::as_slice) else {
+            return false;
+        };
+        let kind = value.get("type").unwrap_or(value);
+        null == "null"
+            && kind == of
+            && (of != "map" || value.get("values").is_some_and(|values| values == "string"))
+    };
+    let has = |wanted: &[(&str, &str)]| {
+        fields.len() == wanted.len()
+            && fields
+                .iter()
+                .zip(wanted)
+                .all(|((name, field_type), (wanted, kind))| {
+                    name == wanted
+                        && match kind.strip_suffix('?') {
+                            Some(kind) => is_optional(field_type, kind),
+                            None => *field_type == kind,
+                        }
+                })
+    };
+    let point = [
+        ("x", "double"),
+        ("y", "double"),
+        ("wkb", "bytes?"),
+        ("srid", "int?"),
+    ];
+    match name {
+        form::VARIABLE_DECIMAL if has(&[("scale", "int"), ("value", "bytes")]) => {
+            Some(SqlType::NumericUnscaled)
+        }
+        form::POINT if has(&point) => Some(SqlType::Point),
+        // What a Geometry is is told by its values.
+        form::GEOMETRY if has(&[("wkb", "bytes"), ("srid", "int?"), ("extensions", "map?")]) => {
+            Some(SqlType::Path)
+        }
+        form::LINE if has(&[("a", "double"), ("b", "double"), ("c", "double")]) => {
+            Some(SqlType::Line)
+        }
+        form::CIRCLE => is_circle(&fields).then_some(SqlType::Circle),
+        _ => None,
+    }
+}
+
+/// The centre is a point, written out or by its name.
+fn is_circle(fields: &[(&str, &Value)]) -> bool {
+    let [("center", center), ("radius", radius)] = fields else {
         return false;
     };
-    let shape: Vec<_> = fields
-        .iter()
-        .map(|(name, field_type)| (*name, field_type.as_str()))
-        .collect();
-    shape == [("scale", Some("int")), ("value", Some("bytes"))]
-        && record.get("connect.name").and_then(Value::as_str) == Some(form::VARIABLE_DECIMAL)
+    let is_point = match center {
+        Value::String(name) => name == "Point" || name == form::POINT,
+        Value::Object(record) => derived_of_record(record) == Some(SqlType::Point),
+        _ => false,
+    };
+    is_point && *radius == "double"
 }

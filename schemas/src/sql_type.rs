@@ -1,7 +1,7 @@
 //! The column types that we can carry, in PostgreSQL's words.
 //!
 //! A type that is not listed here is refused when its table is first looked at; it is never carried
-//! as something else.
+//! as something else. A domain is the type that it is made of.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,10 +12,22 @@ use serde::{Deserialize, Serialize};
 ///
 /// Serialised, it is an object such as `{"type":"numeric","precision":18,"scale":4}`.
 /// `Display` writes it as PostgreSQL's `format_type` does (`numeric(18,4)`, `character varying(20)`),
-/// so that it can stand in a `CREATE TABLE`.
+/// so that it can stand in a `CREATE TABLE`; but for those that have no fixed name there (`enum`) or
+/// come with an extension (`citext`, `ltree`, `hstore`), see [`SqlType::stored_as`].
+pub type SqlType = Type<Element>;
+
+/// What an array has for elements: any type but an array. Arrays of more than one dimension have the
+/// same type in PostgreSQL, and no form in Avro.
+pub type Element = Type<NoArray>;
+
+/// There is no such thing: it makes an array of arrays impossible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum NoArray {}
+
+/// [`SqlType`] and [`Element`], which differ in whether there are arrays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
-pub enum SqlType {
+pub enum Type<A> {
     /// `boolean`
     Bool,
     /// `smallint`
@@ -74,6 +86,218 @@ pub enum SqlType {
     Json,
     /// `jsonb`
     Jsonb,
+    /// An enum; its labels stand beside the type, in the column.
+    Enum,
+    /// `bit(n)`
+    Bit {
+        /// Number of bits.
+        length: u32,
+    },
+    /// `bit varying(n)`; `None` is without limit.
+    Varbit {
+        /// Most bits, if limited.
+        length: Option<u32>,
+    },
+    /// `oid`
+    Oid,
+    /// `money`, with two digits behind the point.
+    Money,
+    /// `interval`, as microseconds: months and days are turned into them.
+    Interval,
+    /// `time(p) with time zone`, 0 ≤ p ≤ 6, at UTC.
+    Timetz {
+        /// Fractional digits of a second.
+        precision: u8,
+    },
+    /// `inet`
+    Inet,
+    /// `cidr`
+    Cidr,
+    /// `macaddr`
+    Macaddr,
+    /// `macaddr8`
+    Macaddr8,
+    /// `xml`
+    Xml,
+    /// `tsvector`
+    Tsvector,
+    /// `citext`, of the extension
+    Citext,
+    /// `ltree`, of the extension
+    Ltree,
+    /// `hstore`, of the extension, as a JSON object
+    Hstore,
+    /// `int4range`
+    Int4range,
+    /// `int8range`
+    Int8range,
+    /// `numrange`
+    Numrange,
+    /// `tsrange`
+    Tsrange,
+    /// `tstzrange`
+    Tstzrange,
+    /// `daterange`
+    Daterange,
+    /// `point`
+    Point,
+    /// `line`
+    Line,
+    /// `lseg`
+    Lseg,
+    /// `box`
+    Box,
+    /// `path`
+    Path,
+    /// `polygon`
+    Polygon,
+    /// `circle`
+    Circle,
+    /// A one-dimensional array.
+    Array {
+        /// What it has.
+        element: A,
+    },
+}
+
+impl<A> Type<A> {
+    /// Returns the same type, with another kind of arrays.
+    fn try_map<B, E>(self, array: impl FnOnce(A) -> Result<B, E>) -> Result<Type<B>, E> {
+        Ok(match self {
+            Self::Array { element } => Type::Array {
+                element: array(element)?,
+            },
+            Self::Bool => Type::Bool,
+            Self::Int2 => Type::Int2,
+            Self::Int4 => Type::Int4,
+            Self::Int8 => Type::Int8,
+            Self::Float4 => Type::Float4,
+            Self::Float8 => Type::Float8,
+            Self::Numeric { precision, scale } => Type::Numeric { precision, scale },
+            Self::NumericUnscaled => Type::NumericUnscaled,
+            Self::Text => Type::Text,
+            Self::Varchar { length } => Type::Varchar { length },
+            Self::Char { length } => Type::Char { length },
+            Self::Bytea => Type::Bytea,
+            Self::Date => Type::Date,
+            Self::Time { precision } => Type::Time { precision },
+            Self::Timestamp { precision } => Type::Timestamp { precision },
+            Self::Timestamptz { precision } => Type::Timestamptz { precision },
+            Self::Uuid => Type::Uuid,
+            Self::Json => Type::Json,
+            Self::Jsonb => Type::Jsonb,
+            Self::Enum => Type::Enum,
+            Self::Bit { length } => Type::Bit { length },
+            Self::Varbit { length } => Type::Varbit { length },
+            Self::Oid => Type::Oid,
+            Self::Money => Type::Money,
+            Self::Interval => Type::Interval,
+            Self::Timetz { precision } => Type::Timetz { precision },
+            Self::Inet => Type::Inet,
+            Self::Cidr => Type::Cidr,
+            Self::Macaddr => Type::Macaddr,
+            Self::Macaddr8 => Type::Macaddr8,
+            Self::Xml => Type::Xml,
+            Self::Tsvector => Type::Tsvector,
+            Self::Citext => Type::Citext,
+            Self::Ltree => Type::Ltree,
+            Self::Hstore => Type::Hstore,
+            Self::Int4range => Type::Int4range,
+            Self::Int8range => Type::Int8range,
+            Self::Numrange => Type::Numrange,
+            Self::Tsrange => Type::Tsrange,
+            Self::Tstzrange => Type::Tstzrange,
+            Self::Daterange => Type::Daterange,
+            Self::Point => Type::Point,
+            Self::Line => Type::Line,
+            Self::Lseg => Type::Lseg,
+            Self::Box => Type::Box,
+            Self::Path => Type::Path,
+            Self::Polygon => Type::Polygon,
+            Self::Circle => Type::Circle,
+        })
+    }
+}
+
+impl From<Element> for SqlType {
+    fn from(element: Element) -> Self {
+        let Ok(sql_type) = element.try_map(|none| -> Result<Element, NoArray> { match none {} });
+        sql_type
+    }
+}
+
+impl TryFrom<SqlType> for Element {
+    type Error = UnknownType;
+
+    /// Refuses arrays, and geometric types, of which Avro's records would need one name each.
+    fn try_from(sql_type: SqlType) -> Result<Self, UnknownType> {
+        let refusal = || UnknownType(format!("{sql_type}[]"));
+        if sql_type.is_geometric() {
+            return Err(refusal());
+        }
+        sql_type.try_map(|_| Err(refusal()))
+    }
+}
+
+impl SqlType {
+    /// Returns whether values are points, lines or areas.
+    #[must_use]
+    pub fn is_geometric(self) -> bool {
+        matches!(
+            self,
+            Self::Point
+                | Self::Line
+                | Self::Lseg
+                | Self::Box
+                | Self::Path
+                | Self::Polygon
+                | Self::Circle
+        )
+    }
+
+    /// Returns the type of a range's bounds.
+    #[must_use]
+    pub fn bound(self) -> Option<Self> {
+        Some(match self {
+            Self::Int4range => Self::Int4,
+            Self::Int8range => Self::Int8,
+            Self::Numrange => Self::NumericUnscaled,
+            Self::Tsrange => Self::Timestamp { precision: 6 },
+            Self::Tstzrange => Self::Timestamptz { precision: 6 },
+            Self::Daterange => Self::Date,
+            _ => return None,
+        })
+    }
+
+    /// Returns whether two values that differ may be carried as the same one, so that the type cannot
+    /// be that of a key.
+    #[must_use]
+    pub fn loses_values(self) -> bool {
+        match self {
+            // Months and days are turned into microseconds, the zone is gone, leading zeros are gone.
+            Self::Interval | Self::Timetz { .. } | Self::Varbit { .. } => true,
+            // Bounds other than 1 are gone.
+            Self::Array { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Returns the type in which a column of another database holds the values: one that every
+    /// PostgreSQL server has.
+    #[must_use]
+    pub fn stored_as(self) -> Self {
+        match self {
+            Self::Enum | Self::Citext | Self::Ltree => Self::Text,
+            Self::Hstore => Self::Json,
+            Self::Array { element } => {
+                let stored = Element::try_from(Self::from(element).stored_as());
+                Self::Array {
+                    element: stored.unwrap_or(element),
+                }
+            }
+            other => other,
+        }
+    }
 }
 
 impl fmt::Display for SqlType {
@@ -99,6 +323,37 @@ impl fmt::Display for SqlType {
             Self::Uuid => f.write_str("uuid"),
             Self::Json => f.write_str("json"),
             Self::Jsonb => f.write_str("jsonb"),
+            Self::Enum => f.write_str("enum"),
+            Self::Bit { length } => write!(f, "bit({length})"),
+            Self::Varbit { length: None } => f.write_str("bit varying"),
+            Self::Varbit { length: Some(n) } => write!(f, "bit varying({n})"),
+            Self::Oid => f.write_str("oid"),
+            Self::Money => f.write_str("money"),
+            Self::Interval => f.write_str("interval"),
+            Self::Timetz { precision } => write!(f, "time({precision}) with time zone"),
+            Self::Inet => f.write_str("inet"),
+            Self::Cidr => f.write_str("cidr"),
+            Self::Macaddr => f.write_str("macaddr"),
+            Self::Macaddr8 => f.write_str("macaddr8"),
+            Self::Xml => f.write_str("xml"),
+            Self::Tsvector => f.write_str("tsvector"),
+            Self::Citext => f.write_str("citext"),
+            Self::Ltree => f.write_str("ltree"),
+            Self::Hstore => f.write_str("hstore"),
+            Self::Int4range => f.write_str("int4range"),
+            Self::Int8range => f.write_str("int8range"),
+            Self::Numrange => f.write_str("numrange"),
+            Self::Tsrange => f.write_str("tsrange"),
+            Self::Tstzrange => f.write_str("tstzrange"),
+            Self::Daterange => f.write_str("daterange"),
+            Self::Point => f.write_str("point"),
+            Self::Line => f.write_str("line"),
+            Self::Lseg => f.write_str("lseg"),
+            Self::Box => f.write_str("box"),
+            Self::Path => f.write_str("path"),
+            Self::Polygon => f.write_str("polygon"),
+            Self::Circle => f.write_str("circle"),
+            Self::Array { element } => write!(f, "{}[]", Self::from(*element)),
         }
     }
 }
@@ -118,6 +373,10 @@ impl FromStr for SqlType {
 }
 
 fn parse(text: &str) -> Option<SqlType> {
+    if let Some(element) = text.strip_suffix("[]") {
+        let element = Element::try_from(parse(element)?).ok()?;
+        return Some(SqlType::Array { element });
+    }
     let (name, arguments, suffix) = match text.split_once('(') {
         None => (text, None, ""),
         Some((name, rest)) => {
@@ -133,6 +392,9 @@ fn parse(text: &str) -> Option<SqlType> {
     match (name, suffix) {
         ("time", " without time zone") => {
             return precision().map(|precision| SqlType::Time { precision });
+        }
+        ("time", " with time zone") => {
+            return precision().map(|precision| SqlType::Timetz { precision });
         }
         ("timestamp", " without time zone") => {
             return precision().map(|precision| SqlType::Timestamp { precision });
@@ -169,6 +431,37 @@ fn parse(text: &str) -> Option<SqlType> {
         ("uuid", None) => SqlType::Uuid,
         ("json", None) => SqlType::Json,
         ("jsonb", None) => SqlType::Jsonb,
+        ("bit", Some(_)) => SqlType::Bit { length: length()? },
+        ("bit varying", None) => SqlType::Varbit { length: None },
+        ("bit varying", Some(_)) => SqlType::Varbit {
+            length: Some(length()?),
+        },
+        ("enum", None) => SqlType::Enum,
+        ("oid", None) => SqlType::Oid,
+        ("money", None) => SqlType::Money,
+        ("interval", None) => SqlType::Interval,
+        ("inet", None) => SqlType::Inet,
+        ("cidr", None) => SqlType::Cidr,
+        ("macaddr", None) => SqlType::Macaddr,
+        ("macaddr8", None) => SqlType::Macaddr8,
+        ("xml", None) => SqlType::Xml,
+        ("tsvector", None) => SqlType::Tsvector,
+        ("citext", None) => SqlType::Citext,
+        ("ltree", None) => SqlType::Ltree,
+        ("hstore", None) => SqlType::Hstore,
+        ("int4range", None) => SqlType::Int4range,
+        ("int8range", None) => SqlType::Int8range,
+        ("numrange", None) => SqlType::Numrange,
+        ("tsrange", None) => SqlType::Tsrange,
+        ("tstzrange", None) => SqlType::Tstzrange,
+        ("daterange", None) => SqlType::Daterange,
+        ("point", None) => SqlType::Point,
+        ("line", None) => SqlType::Line,
+        ("lseg", None) => SqlType::Lseg,
+        ("box", None) => SqlType::Box,
+        ("path", None) => SqlType::Path,
+        ("polygon", None) => SqlType::Polygon,
+        ("circle", None) => SqlType::Circle,
         _ => return None,
     })
 }
@@ -179,37 +472,68 @@ mod tests {
 
     #[test]
     fn reading_a_type_inverts_writing_it() {
-        for sql_type in [
-            SqlType::Bool,
-            SqlType::Int2,
-            SqlType::Int4,
-            SqlType::Int8,
-            SqlType::Float4,
-            SqlType::Float8,
-            SqlType::Numeric {
-                precision: 18,
-                scale: 4,
-            },
-            SqlType::Numeric {
-                precision: 5,
-                scale: -2,
-            },
-            SqlType::NumericUnscaled,
-            SqlType::Text,
-            SqlType::Varchar { length: None },
-            SqlType::Varchar { length: Some(20) },
-            SqlType::Char { length: 6 },
-            SqlType::Bytea,
-            SqlType::Date,
-            SqlType::Time { precision: 0 },
-            SqlType::Timestamp { precision: 3 },
-            SqlType::Timestamptz { precision: 6 },
-            SqlType::Uuid,
-            SqlType::Json,
-            SqlType::Jsonb,
+        for text in [
+            "boolean",
+            "smallint",
+            "integer",
+            "bigint",
+            "real",
+            "double precision",
+            "numeric(18,4)",
+            "numeric(5,-2)",
+            "numeric",
+            "text",
+            "character varying",
+            "character varying(20)",
+            "character(6)",
+            "bytea",
+            "date",
+            "time(0) without time zone",
+            "time(6) with time zone",
+            "timestamp(3) without time zone",
+            "timestamp(6) with time zone",
+            "uuid",
+            "json",
+            "jsonb",
+            "enum",
+            "bit(1)",
+            "bit(9)",
+            "bit varying",
+            "bit varying(9)",
+            "oid",
+            "money",
+            "interval",
+            "inet",
+            "cidr",
+            "macaddr",
+            "macaddr8",
+            "xml",
+            "tsvector",
+            "citext",
+            "ltree",
+            "hstore",
+            "int4range",
+            "int8range",
+            "numrange",
+            "tsrange",
+            "tstzrange",
+            "daterange",
+            "point",
+            "line",
+            "lseg",
+            "box",
+            "path",
+            "polygon",
+            "circle",
+            "integer[]",
+            "numeric(5,-2)[]",
+            "time(6) with time zone[]",
+            "enum[]",
         ] {
-            let text = sql_type.to_string();
-            assert_eq!(text.parse::<SqlType>().unwrap(), sql_type, "{text}");
+            let sql_type: SqlType = text.parse().unwrap();
+            assert_eq!(sql_type.to_string(), text);
+            let json = serde_json::to_value(sql_type).unwrap();
+            assert_eq!(serde_json::from_value::<SqlType>(json).unwrap(), sql_type);
         }
     }
 
@@ -217,14 +541,17 @@ mod tests {
     fn other_types_are_refused() {
         for text in [
             "",
-            "point",
+            "point(1)",
+            "point[]",
+            "integer[][]",
+            "bit",
             "text(3)",
             "numeric(3)",
             "character",
             "time",
             "timestamp(7) with time zone",
             "character varying(20",
-            "interval",
+            "interval(3)",
             "date without time zone",
         ] {
             assert!(text.parse::<SqlType>().is_err(), "{text}");

@@ -38,6 +38,9 @@ pub struct Column {
     /// Whether the column has a default that is an expression, which Debezium's schemas show as the
     /// type's zero value.
     pub has_default_expression: bool,
+    /// The labels of an enum, or of an array of enums, in the enum's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
 }
 
 /// A constant default, already in the form that the Avro schema wants.

@@ -42,6 +42,7 @@ pub(crate) fn table() -> TableSchema {
         nullable,
         default: None,
         has_default_expression: false,
+        labels: Vec::new(),
     };
     TableSchema {
         id: TableId {

@@ -6,6 +6,7 @@
 //! collapsed changes with the offset behind them, and a worker stands between.
 
 mod tls;
+mod value_text;
 
 pub mod source;
 

@@ -17,6 +17,7 @@ pub(crate) fn column(name: &str, attnum: i16, sql_type: SqlType) -> Column {
         nullable: attnum > 1,
         default: None,
         has_default_expression: false,
+        labels: Vec::new(),
     }
 }
 

@@ -271,6 +271,8 @@ fn cannot_compare(left: &Operand, right: &Operand) -> Invalid {
     let zoned = [Kind::Timestamptz];
     let why = if is(left, &json) || is(right, &json) {
         ": JSON can only be asked whether it IS NULL"
+    } else if is(left, &[Kind::Other]) || is(right, &[Kind::Other]) {
+        ": conditions have no comparison for the type, it can only be asked whether it IS NULL"
     } else if is(left, &zoned) != is(right, &zoned) && is(left, &DATE_LIKE) && is(right, &DATE_LIKE)
     {
         ": the result would depend on a session's time zone"

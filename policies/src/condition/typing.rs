@@ -41,6 +41,8 @@ pub(super) enum Kind {
     Uuid,
     Json,
     Jsonb,
+    /// A type that has no comparison in the language.
+    Other,
 }
 
 impl Kind {
@@ -64,6 +66,36 @@ impl Kind {
             SqlType::Uuid => Self::Uuid,
             SqlType::Json => Self::Json,
             SqlType::Jsonb => Self::Jsonb,
+            SqlType::Enum
+            | SqlType::Bit { .. }
+            | SqlType::Varbit { .. }
+            | SqlType::Oid
+            | SqlType::Money
+            | SqlType::Interval
+            | SqlType::Timetz { .. }
+            | SqlType::Inet
+            | SqlType::Cidr
+            | SqlType::Macaddr
+            | SqlType::Macaddr8
+            | SqlType::Xml
+            | SqlType::Tsvector
+            | SqlType::Citext
+            | SqlType::Ltree
+            | SqlType::Hstore
+            | SqlType::Int4range
+            | SqlType::Int8range
+            | SqlType::Numrange
+            | SqlType::Tsrange
+            | SqlType::Tstzrange
+            | SqlType::Daterange
+            | SqlType::Point
+            | SqlType::Line
+            | SqlType::Lseg
+            | SqlType::Box
+            | SqlType::Path
+            | SqlType::Polygon
+            | SqlType::Circle
+            | SqlType::Array { .. } => Self::Other,
         }
     }
 
@@ -241,7 +273,7 @@ fn string(text: &str, kind: Kind, domain: Domain) -> Result<Constant, literal::I
         Kind::Text | Kind::Varchar if domain == Domain::Bpchar => {
             Ok(Constant::Bytes(trimmed(text.as_bytes()).to_vec()))
         }
-        Kind::Text | Kind::Varchar | Kind::Json | Kind::Jsonb => {
+        Kind::Text | Kind::Varchar | Kind::Json | Kind::Jsonb | Kind::Other => {
             Ok(Constant::Bytes(text.as_bytes().to_vec()))
         }
         Kind::Uuid => literal::uuid(text).map(|text| Constant::Bytes(text.into_bytes())),

@@ -3,9 +3,10 @@
 use apache_avro::Decimal;
 use apache_avro::types::Value;
 use hutong_schemas::cell::{Cell, NEGATIVE_INFINITY, Numeric, POSITIVE_INFINITY};
+use hutong_schemas::composite::{ArrayWriter, Figure};
 use hutong_schemas::envelope::{EventSource, Op, SnapshotMark};
 use hutong_schemas::position::Lsn;
-use hutong_schemas::sql_type::SqlType;
+use hutong_schemas::sql_type::{Element, SqlType};
 use hutong_schemas::table::{Column, DefaultValue, TableId, TableSchema};
 use proptest::collection::vec;
 use proptest::option;
@@ -28,6 +29,10 @@ pub(crate) enum Owned {
     Numeric(Vec<u8>, i32),
     Text(String),
     Bytes(Vec<u8>),
+    /// The elements, and the cell.
+    Array(Vec<Owned>, Vec<u8>),
+    /// The figure, and the cell.
+    Figure(Figure, Vec<u8>),
 }
 
 impl Owned {
@@ -45,6 +50,7 @@ impl Owned {
             }),
             Self::Text(text) => Cell::Text(text),
             Self::Bytes(bytes) => Cell::Bytes(bytes),
+            Self::Array(_, cell) | Self::Figure(_, cell) => Cell::Composite(cell),
         }
     }
 }
@@ -127,7 +133,49 @@ pub(crate) fn value(sql_type: SqlType) -> BoxedStrategy<Owned> {
         SqlType::Json | SqlType::Jsonb => any::<String>()
             .prop_map(|text| Owned::Text(serde_json::Value::from(text).to_string()))
             .boxed(),
-        SqlType::Text | SqlType::Varchar { .. } | SqlType::Char { .. } => prop_oneof![
+        SqlType::Bit { length: 1 } | SqlType::Varbit { length: Some(1) } => {
+            any::<bool>().prop_map(Owned::Bool).boxed()
+        }
+        SqlType::Bit { .. } | SqlType::Varbit { .. } => {
+            vec(any::<u8>(), 0..9).prop_map(Owned::Bytes).boxed()
+        }
+        SqlType::Oid => any::<u32>().prop_map(|oid| Owned::Int(oid.into())).boxed(),
+        SqlType::Money => any::<i64>()
+            .prop_map(|cents| Owned::Numeric(shortest(cents.to_be_bytes().to_vec()), 2))
+            .boxed(),
+        SqlType::Interval => any::<i64>().prop_map(Owned::Int).boxed(),
+        SqlType::Timetz { precision } => time(precision).boxed(),
+        SqlType::Array { element } => array(element),
+        SqlType::Point => doubles()
+            .prop_map(move |[x, y, _]| figure(sql_type, Figure::Point([x, y])))
+            .boxed(),
+        SqlType::Line => doubles()
+            .prop_map(move |line| figure(sql_type, Figure::Line(line)))
+            .boxed(),
+        SqlType::Circle => doubles()
+            .prop_map(move |circle| figure(sql_type, Figure::Circle(circle)))
+            .boxed(),
+        SqlType::Lseg | SqlType::Box => points(sql_type, 2..3),
+        SqlType::Path | SqlType::Polygon => points(sql_type, 1..6),
+        SqlType::Text
+        | SqlType::Varchar { .. }
+        | SqlType::Char { .. }
+        | SqlType::Enum
+        | SqlType::Inet
+        | SqlType::Cidr
+        | SqlType::Macaddr
+        | SqlType::Macaddr8
+        | SqlType::Xml
+        | SqlType::Tsvector
+        | SqlType::Citext
+        | SqlType::Ltree
+        | SqlType::Hstore
+        | SqlType::Int4range
+        | SqlType::Int8range
+        | SqlType::Numrange
+        | SqlType::Tsrange
+        | SqlType::Tstzrange
+        | SqlType::Daterange => prop_oneof![
             8 => any::<String>(),
             1 => Just("x".repeat(5000)),
         ]
@@ -144,6 +192,59 @@ pub(crate) fn value(sql_type: SqlType) -> BoxedStrategy<Owned> {
             instant(precision).boxed()
         }
     }
+}
+
+fn array(element: Element) -> BoxedStrategy<Owned> {
+    let item = prop_oneof![
+        6 => value(element.into()),
+        1 => Just(Owned::Null),
+    ];
+    vec(item, 0..6)
+        .prop_map(move |items| {
+            let mut array = ArrayWriter::new(element);
+            for item in &items {
+                array
+                    .push(&item.cell())
+                    .expect("the cell is of the element's type");
+            }
+            Owned::Array(items, array.finish())
+        })
+        .boxed()
+}
+
+fn figure(sql_type: SqlType, figure: Figure) -> Owned {
+    let cell = figure.to_cell(sql_type).expect("the figure is of the type");
+    Owned::Figure(figure, cell)
+}
+
+/// No NaN, which would not equal itself.
+fn double() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        any::<f64>(),
+        select(&[0.0, -0.0, f64::INFINITY, f64::NEG_INFINITY, 1.0][..]),
+    ]
+}
+
+fn doubles() -> impl Strategy<Value = [f64; 3]> {
+    [double(), double(), double()]
+}
+
+fn points(sql_type: SqlType, count: std::ops::Range<usize>) -> BoxedStrategy<Owned> {
+    (vec([double(), double()], count), any::<bool>())
+        .prop_filter(
+            "a polygon's form cannot say that its points return",
+            move |(points, _)| {
+                sql_type != SqlType::Polygon || points.len() == 1 || points.first() != points.last()
+            },
+        )
+        .prop_map(move |(points, is_closed)| {
+            let is_closed = match sql_type {
+                SqlType::Path => is_closed,
+                _ => sql_type == SqlType::Polygon,
+            };
+            figure(sql_type, Figure::Points { points, is_closed })
+        })
+        .boxed()
 }
 
 fn shortest(bytes: Vec<u8>) -> Vec<u8> {
@@ -167,6 +268,7 @@ fn column() -> impl Strategy<Value = Column> {
                 nullable,
                 has_default_expression: has_default_expression && default.is_none(),
                 default,
+                labels: vec!["one".to_owned(), "more, perhaps".to_owned()],
             }
         },
     )
@@ -179,7 +281,12 @@ pub(crate) fn table() -> impl Strategy<Value = TableSchema> {
             column.attnum = attnum;
             column.name = format!("c{attnum}");
         }
-        let required = (0..columns.len()).filter(|index| !columns[*index].nullable);
+        let required = (0..columns.len()).filter(|index| {
+            let Column {
+                nullable, sql_type, ..
+            } = columns[*index];
+            !nullable && !sql_type.loses_values() && !sql_type.is_geometric()
+        });
         let mut key: Vec<usize> = required.filter(|index| choice >> index & 1 == 1).collect();
         if choice >> 63 == 1 {
             key.reverse();
@@ -220,18 +327,16 @@ fn can_be_unavailable(sql_type: SqlType) -> bool {
         | SqlType::Char { .. }
         | SqlType::Bytea
         | SqlType::Json
-        | SqlType::Jsonb => true,
-        SqlType::Bool
-        | SqlType::Int2
-        | SqlType::Int4
-        | SqlType::Int8
-        | SqlType::Float4
-        | SqlType::Float8
-        | SqlType::Date
-        | SqlType::Time { .. }
-        | SqlType::Timestamp { .. }
-        | SqlType::Timestamptz { .. }
-        | SqlType::Uuid => false,
+        | SqlType::Jsonb
+        | SqlType::Varbit { length: None }
+        | SqlType::Xml
+        | SqlType::Tsvector
+        | SqlType::Hstore
+        | SqlType::Numrange
+        | SqlType::Path
+        | SqlType::Polygon
+        | SqlType::Array { .. } => true,
+        _ => false,
     }
 }
 
@@ -291,6 +396,18 @@ pub(crate) fn avro(sql_type: SqlType, cell: &Owned) -> Value {
                 ("value".to_owned(), Value::Bytes(unscaled)),
             ])
         }
+        (SqlType::Array { element }, Owned::Array(items, _)) => {
+            let items = items.iter().map(|item| match item {
+                Owned::Null => Value::Union(0, Box::new(Value::Null)),
+                item => Value::Union(1, Box::new(avro(element.into(), item))),
+            });
+            Value::Array(items.collect())
+        }
+        (SqlType::Array { element }, _) => Value::Array(placeholder_items(element.into())),
+        (_, Owned::Figure(figure, _)) => figure_value(sql_type, figure),
+        (SqlType::Path | SqlType::Polygon, _) => geometry(UNAVAILABLE.into(), None),
+        (SqlType::Varbit { .. }, Owned::Unavailable) => Value::Bytes(UNAVAILABLE.into()),
+        (_, Owned::Array(..)) => unreachable!("an array is of an array's type"),
         (_, Owned::Numeric(unscaled, _)) => Value::Decimal(Decimal::from(unscaled)),
         (SqlType::Numeric { .. }, _) => Value::Decimal(Decimal::from(UNAVAILABLE.as_bytes())),
         (SqlType::Bytea, Owned::Unavailable) => Value::Bytes(UNAVAILABLE.into()),
@@ -303,6 +420,113 @@ pub(crate) fn avro(sql_type: SqlType, cell: &Owned) -> Value {
         (_, Owned::Int(value)) => integer(sql_type, *value),
         (_, Owned::Null) => Value::Null,
     }
+}
+
+fn placeholder_items(sql_type: SqlType) -> Vec<Value> {
+    let item = |value| Value::Union(1, Box::new(value));
+    let number = |byte: u8| -> Option<Value> {
+        let number = match sql_type {
+            SqlType::Bool => Value::Boolean(byte % 2 == 1),
+            SqlType::Int2 | SqlType::Int4 | SqlType::Date => Value::Int(byte.into()),
+            SqlType::Float4 => Value::Float(byte.into()),
+            SqlType::Float8 => Value::Double(byte.into()),
+            SqlType::Int8
+            | SqlType::Interval
+            | SqlType::Time { precision: 6 }
+            | SqlType::Timestamp { .. } => Value::Long(byte.into()),
+            _ => return None,
+        };
+        Some(item(number))
+    };
+    let numbers: Option<Vec<Value>> = UNAVAILABLE.bytes().map(number).collect();
+    numbers.unwrap_or_else(|| vec![item(avro(sql_type, &Owned::Unavailable))])
+}
+
+fn figure_value(sql_type: SqlType, figure: &Figure) -> Value {
+    let double = |name: &str, value: f64| (name.to_owned(), Value::Double(value));
+    let record = |names: [&str; 3], values: &[f64; 3]| {
+        let fields = names.iter().zip(values);
+        Value::Record(fields.map(|(name, value)| double(name, *value)).collect())
+    };
+    let wkb = |kind: u8, points: &[[f64; 2]]| {
+        let mut wkb = vec![1, kind, 0, 0, 0];
+        let count = u8::try_from(points.len()).expect("few points");
+        match kind {
+            1 => {}
+            2 => wkb.extend([count, 0, 0, 0]),
+            _ => wkb.extend([1, 0, 0, 0, count, 0, 0, 0]),
+        }
+        wkb.extend(points.concat().into_iter().flat_map(f64::to_le_bytes));
+        wkb
+    };
+    let point = |x: f64, y: f64| {
+        let wkb = Value::Bytes(wkb(1, &[[x, y]]));
+        Value::Record(vec![
+            double("x", x),
+            double("y", y),
+            ("wkb".to_owned(), Value::Union(1, Box::new(wkb))),
+            ("srid".to_owned(), Value::Union(0, Box::new(Value::Null))),
+        ])
+    };
+    match figure {
+        Figure::Point([x, y]) => point(*x, *y),
+        Figure::Line(line) => record(["a", "b", "c"], line),
+        Figure::Circle([x, y, radius]) => Value::Record(vec![
+            ("center".to_owned(), point(*x, *y)),
+            double("radius", *radius),
+        ]),
+        Figure::Points { points, is_closed } => {
+            let mut points = points.clone();
+            let closed = is_closed.to_string();
+            let (kind, closed) = match sql_type {
+                SqlType::Box => {
+                    let ([x1, y1], [x2, y2]) = (points[0], points[1]);
+                    points = vec![[x1, y1], [x1, y2], [x2, y2], [x2, y1], [x1, y1]];
+                    (3, None)
+                }
+                SqlType::Polygon => {
+                    if points.first() != points.last() {
+                        points.push(points[0]);
+                    }
+                    (3, None)
+                }
+                SqlType::Path => (2, Some(closed)),
+                _ => (2, None),
+            };
+            geometry(wkb(kind, &points), Some((sql_type.to_string(), closed)))
+        }
+    }
+}
+
+fn geometry(wkb: Vec<u8>, extensions: Option<(String, Option<String>)>) -> Value {
+    let extensions = match extensions {
+        None => Value::Union(0, Box::new(Value::Null)),
+        Some((kind, closed)) => {
+            let closed = closed.map(|closed| ("closed".to_owned(), Value::String(closed)));
+            let kind = ("type".to_owned(), Value::String(kind));
+            let map = [kind].into_iter().chain(closed).collect();
+            Value::Union(1, Box::new(Value::Map(map)))
+        }
+    };
+    Value::Record(vec![
+        ("wkb".to_owned(), Value::Bytes(wkb)),
+        ("srid".to_owned(), Value::Union(0, Box::new(Value::Null))),
+        ("extensions".to_owned(), extensions),
+    ])
+}
+
+/// `24:00:00Z`, with the digits of the fraction that it needs.
+fn time_at_utc(micros: i64) -> String {
+    let seconds = micros / 1_000_000;
+    let clock = format!(
+        "{:02}:{:02}:{:02}",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    );
+    let fraction = format!(".{:06}", micros % 1_000_000);
+    let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
+    format!("{clock}{fraction}Z")
 }
 
 fn integer(sql_type: SqlType, value: i64) -> Value {
@@ -321,6 +545,7 @@ fn integer(sql_type: SqlType, value: i64) -> Value {
         }
         (SqlType::Timestamp { precision: 0..=3 }, micros) => Value::Long(micros / 1000),
         (SqlType::Timestamptz { precision }, micros) => Value::String(instant(micros, precision)),
+        (SqlType::Timetz { .. }, micros) => Value::String(time_at_utc(micros)),
         (_, value) => Value::Long(value),
     }
 }
@@ -375,11 +600,38 @@ fn instant(micros: i64, precision: u8) -> String {
 
 /// The default that the schema shows, as apache-avro's value.
 pub(crate) fn shows_default(column: &Column) -> bool {
-    let has_none = matches!(
+    use hutong_schemas::sql_type::Type::{
+        Bit, Char, Json, Jsonb, Text, Time, Timestamp, Timestamptz, Uuid,
+    };
+    use hutong_schemas::sql_type::Type::{
+        Bool, Date, Enum, Float4, Float8, Int2, Int4, Int8, Interval,
+    };
+    use hutong_schemas::sql_type::Type::{Numeric, Varbit, Varchar, Xml};
+    let has_some = matches!(
         column.sql_type,
-        SqlType::Bytea | SqlType::NumericUnscaled | SqlType::Numeric { scale: ..0, .. }
+        Bool | Int2
+            | Int4
+            | Int8
+            | Float4
+            | Float8
+            | Text
+            | Uuid
+            | Json
+            | Jsonb
+            | Xml
+            | Date
+            | Interval
+            | Bit { .. }
+            | Varbit { .. }
+            | Numeric { scale: 0.., .. }
+            | Varchar { .. }
+            | Char { .. }
+            | Time { .. }
+            | Timestamp { .. }
+            | Timestamptz { .. }
     );
-    !has_none && (column.default.is_some() || column.has_default_expression)
+    let shows = has_some || (column.sql_type == Enum && column.default.is_some());
+    shows && (column.default.is_some() || column.has_default_expression)
 }
 
 /// What stands for an unknown value of a column that cannot be NULL.
@@ -407,6 +659,27 @@ pub(crate) fn unknown(column: &Column) -> Value {
         | SqlType::Json
         | SqlType::Jsonb => Owned::Text(String::new()),
         SqlType::Bytea => Owned::Bytes(Vec::new()),
+        SqlType::Bit { length: 1 } | SqlType::Varbit { length: Some(1) } => Owned::Bool(false),
+        SqlType::Bit { .. } | SqlType::Varbit { .. } => Owned::Bytes(Vec::new()),
+        SqlType::Money => Owned::Numeric(vec![0], 2),
+        SqlType::Array { element } => Owned::Array(Vec::new(), ArrayWriter::new(element).finish()),
+        SqlType::Point => figure(column.sql_type, Figure::Point([0.0; 2])),
+        SqlType::Hstore => Owned::Text("{}".to_owned()),
+        SqlType::Enum
+        | SqlType::Inet
+        | SqlType::Cidr
+        | SqlType::Macaddr
+        | SqlType::Macaddr8
+        | SqlType::Xml
+        | SqlType::Tsvector
+        | SqlType::Citext
+        | SqlType::Ltree
+        | SqlType::Int4range
+        | SqlType::Int8range
+        | SqlType::Numrange
+        | SqlType::Tsrange
+        | SqlType::Tstzrange
+        | SqlType::Daterange => Owned::Text(String::new()),
         SqlType::Timestamptz { .. } if !is_expression => {
             return Value::String("1970-01-01T00:00:00Z".to_owned());
         }
@@ -434,7 +707,27 @@ fn default_value(sql_type: SqlType, default: &serde_json::Value) -> Value {
                 .collect();
             Value::Decimal(Decimal::from(bytes))
         }
-        SqlType::Int8 | SqlType::Time { .. } | SqlType::Timestamp { .. } => Value::Long(long()),
+        SqlType::Bit { length: 1 } | SqlType::Varbit { length: Some(1) } => {
+            Value::Boolean(default.as_bool().expect("the default is a boolean"))
+        }
+        SqlType::Bit { .. } | SqlType::Varbit { .. } => {
+            let text = default.as_str().expect("the default is text");
+            let bytes = text.chars().map(u8::try_from);
+            Value::Bytes(
+                bytes
+                    .collect::<Result<_, _>>()
+                    .expect("the characters are bytes"),
+            )
+        }
+        SqlType::Int8 | SqlType::Interval | SqlType::Time { .. } | SqlType::Timestamp { .. } => {
+            Value::Long(long())
+        }
         _ => Value::String(default.as_str().expect("the default is text").to_owned()),
     }
+}
+
+/// Whether Debezium lets a field be null although its column is NOT NULL.
+pub(crate) fn is_optional(column: &Column) -> bool {
+    use hutong_schemas::sql_type::Type::{Box, Circle, Line, Lseg, Path, Polygon};
+    column.nullable || matches!(column.sql_type, Box | Circle | Line | Lseg | Path | Polygon)
 }

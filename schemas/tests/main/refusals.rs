@@ -167,12 +167,12 @@ fn a_default_of_another_type_is_refused() {
 fn fields_that_we_do_not_carry_are_named() {
     let schema = r#"{"type":"record","name":"Value","fields":[
         {"name":"id","type":"int"},
-        {"name":"place","type":["null",{"type":"string","connect.name":"io.debezium.data.Xml"}]}]}"#;
+        {"name":"place","type":["null",{"type":"string","connect.name":"io.debezium.data.Isbn"}]}]}"#;
     let error = RecordDecoder::compile(schema).unwrap_err();
     assert_eq!(
         error.to_string(),
         "field \"place\" has a type that is not supported: \
-         [\"null\",{\"connect.name\":\"io.debezium.data.Xml\",\"type\":\"string\"}]"
+         [\"null\",{\"connect.name\":\"io.debezium.data.Isbn\",\"type\":\"string\"}]"
     );
 }
 

@@ -38,7 +38,14 @@ fn column(attnum: i16, text: &str) -> Column {
         nullable: !not_null,
         default: None,
         has_default_expression,
+        labels: labels(rest),
     }
+}
+
+fn labels(sql_type: &str) -> Vec<String> {
+    let is_enum = sql_type.starts_with("enum");
+    let labels = ["sad", "ok", "happy"].iter().map(ToString::to_string);
+    labels.filter(|_| is_enum).collect()
 }
 
 fn strip<'t>(text: &'t str, suffix: &str) -> (&'t str, bool) {
@@ -93,6 +100,57 @@ pub(crate) fn every_sql_type() -> Vec<SqlType> {
         "uuid",
         "json",
         "jsonb",
+        "enum",
+        "bit(1)",
+        "bit(12)",
+        "bit varying(1)",
+        "bit varying(70)",
+        "bit varying",
+        "oid",
+        "money",
+        "interval",
+        "time(6) with time zone",
+        "inet",
+        "cidr",
+        "macaddr",
+        "macaddr8",
+        "xml",
+        "tsvector",
+        "citext",
+        "ltree",
+        "hstore",
+        "int4range",
+        "int8range",
+        "numrange",
+        "tsrange",
+        "tstzrange",
+        "daterange",
+        "point",
+        "line",
+        "lseg",
+        "box",
+        "path",
+        "polygon",
+        "circle",
+        "boolean[]",
+        "smallint[]",
+        "integer[]",
+        "bigint[]",
+        "real[]",
+        "double precision[]",
+        "numeric(18,4)[]",
+        "numeric[]",
+        "text[]",
+        "bytea[]",
+        "date[]",
+        "time(6) without time zone[]",
+        "timestamp(3) without time zone[]",
+        "timestamp(6) with time zone[]",
+        "uuid[]",
+        "jsonb[]",
+        "enum[]",
+        "interval[]",
+        "int4range[]",
     ];
     texts
         .iter()

@@ -74,17 +74,29 @@ impl Types {
 /// Returns whether a type is one of those that a schema shows as another: then its values are written
 /// the same way. Anything else is another table than the record's, or a mask, and stays.
 fn says_more(exact: SqlType, shown: SqlType) -> bool {
-    use SqlType::{Char, Json, Jsonb, Text, Varchar};
+    use hutong_schemas::sql_type::Type::{
+        Bit, Bool, Box, Char, Cidr, Citext, Hstore, Inet, Int8, Json, Jsonb, Lseg, Macaddr,
+        Macaddr8, Money, Numeric, Oid, Path, Polygon, Text, Varbit, Varchar,
+    };
+    if let (SqlType::Array { element: exact }, SqlType::Array { element: shown }) = (exact, shown) {
+        return says_more(exact.into(), shown.into());
+    }
     matches!(
         (exact, shown),
         (
-            Varchar { .. } | Char { .. },
+            Varchar { .. } | Char { .. } | Citext | Inet | Cidr | Macaddr | Macaddr8,
             Text | Varchar { length: None }
-        ) | (Jsonb, Json)
+        ) | (Jsonb | Hstore, Json)
+            | (Oid, Int8)
+            | (Money, Numeric { .. })
+            | (Bit { length: 1 } | Varbit { length: Some(1) }, Bool)
+            | (Bit { .. } | Varbit { .. }, Varbit { .. })
+            | (Lseg | Box | Path | Polygon, Path)
             | (SqlType::Time { .. }, SqlType::Time { .. })
+            | (SqlType::Timetz { .. }, SqlType::Timetz { .. })
             | (SqlType::Timestamp { .. }, SqlType::Timestamp { .. })
             | (SqlType::Timestamptz { .. }, SqlType::Timestamptz { .. })
-    )
+    ) || (exact.bound().is_some() && shown == Text)
 }
 
 #[cfg(test)]
@@ -102,6 +114,11 @@ mod tests {
             SqlType::Timestamp { precision: 3 },
             SqlType::Timestamp { precision: 6 }
         ));
+        let array: SqlType = "character varying(3)[]".parse().unwrap();
+        assert!(says_more(array, "text[]".parse().unwrap()));
+        assert!(!says_more(array, SqlType::Text));
+        assert!(says_more(SqlType::Daterange, SqlType::Text));
+        assert!(says_more(SqlType::Bit { length: 1 }, SqlType::Bool));
         assert!(!says_more(SqlType::Int4, SqlType::Text));
         assert!(!says_more(SqlType::Text, length(20)));
         assert!(!says_more(SqlType::Uuid, SqlType::Text));

@@ -1,8 +1,17 @@
 //! Cells as PostgreSQL's binary parameters, checked by the server's own functions in the tests.
 
+mod array;
+mod bits;
+mod figure;
+mod network;
+mod range;
+mod tsvector;
+
 use hutong_schemas::cell::{Cell, NEGATIVE_INFINITY, Numeric, POSITIVE_INFINITY};
 use hutong_schemas::sql_type::SqlType;
 use tokio_postgres::types::Type;
+
+pub(super) use array::text as array_text;
 
 /// A value does not fit the type that its schema gives it. The value is not shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +25,9 @@ pub enum Misfit {
     /// The text is no uuid.
     #[error("the text is no uuid")]
     Uuid,
+    /// The text is none that the type has.
+    #[error("the text is not one of the type")]
+    Text,
 }
 
 /// Returns the element and array types as which a column's values are sent. Length and scale stay
@@ -40,6 +52,38 @@ pub(super) fn wire_types(sql_type: &SqlType) -> (Type, Type) {
         SqlType::Uuid => (Type::UUID, Type::UUID_ARRAY),
         SqlType::Json => (Type::JSON, Type::JSON_ARRAY),
         SqlType::Jsonb => (Type::JSONB, Type::JSONB_ARRAY),
+        SqlType::Bit { .. } => (Type::BIT, Type::BIT_ARRAY),
+        SqlType::Varbit { .. } => (Type::VARBIT, Type::VARBIT_ARRAY),
+        SqlType::Oid => (Type::OID, Type::OID_ARRAY),
+        SqlType::Money => (Type::MONEY, Type::MONEY_ARRAY),
+        SqlType::Interval => (Type::INTERVAL, Type::INTERVAL_ARRAY),
+        SqlType::Timetz { .. } => (Type::TIMETZ, Type::TIMETZ_ARRAY),
+        SqlType::Inet => (Type::INET, Type::INET_ARRAY),
+        SqlType::Cidr => (Type::CIDR, Type::CIDR_ARRAY),
+        SqlType::Macaddr => (Type::MACADDR, Type::MACADDR_ARRAY),
+        SqlType::Macaddr8 => (Type::MACADDR8, Type::MACADDR8_ARRAY),
+        SqlType::Xml => (Type::XML, Type::XML_ARRAY),
+        SqlType::Tsvector => (Type::TS_VECTOR, Type::TS_VECTOR_ARRAY),
+        SqlType::Int4range => (Type::INT4_RANGE, Type::INT4_RANGE_ARRAY),
+        SqlType::Int8range => (Type::INT8_RANGE, Type::INT8_RANGE_ARRAY),
+        SqlType::Numrange => (Type::NUM_RANGE, Type::NUM_RANGE_ARRAY),
+        SqlType::Tsrange => (Type::TS_RANGE, Type::TS_RANGE_ARRAY),
+        SqlType::Tstzrange => (Type::TSTZ_RANGE, Type::TSTZ_RANGE_ARRAY),
+        SqlType::Daterange => (Type::DATE_RANGE, Type::DATE_RANGE_ARRAY),
+        SqlType::Point => (Type::POINT, Type::POINT_ARRAY),
+        SqlType::Line => (Type::LINE, Type::LINE_ARRAY),
+        SqlType::Lseg => (Type::LSEG, Type::LSEG_ARRAY),
+        SqlType::Box => (Type::BOX, Type::BOX_ARRAY),
+        SqlType::Path => (Type::PATH, Type::PATH_ARRAY),
+        SqlType::Polygon => (Type::POLYGON, Type::POLYGON_ARRAY),
+        SqlType::Circle => (Type::CIRCLE, Type::CIRCLE_ARRAY),
+        // There is no array of arrays: they are sent as text, which the statement casts. The others
+        // are text at a subscriber, see `SqlType::stored_as`.
+        SqlType::Array { .. }
+        | SqlType::Enum
+        | SqlType::Citext
+        | SqlType::Ltree
+        | SqlType::Hstore => (Type::TEXT, Type::TEXT_ARRAY),
     }
 }
 
@@ -94,6 +138,47 @@ fn value(sql_type: &SqlType, cell: &Cell<'_>, out: &mut Vec<u8>) -> Result<(), M
             out.push(1);
             out.extend_from_slice(value.as_bytes());
         }
+        (
+            SqlType::Xml | SqlType::Enum | SqlType::Citext | SqlType::Ltree | SqlType::Hstore,
+            Cell::Text(value),
+        ) => out.extend_from_slice(value.as_bytes()),
+        (SqlType::Bit { .. } | SqlType::Varbit { .. }, Cell::Bool(bit)) => bits::one(*bit, out),
+        (SqlType::Bit { length }, Cell::Bytes(bits)) => {
+            return bits::put(bits, usize::try_from(*length).ok(), out);
+        }
+        (SqlType::Varbit { .. }, Cell::Bytes(bits)) => return bits::put(bits, None, out),
+        (SqlType::Oid, Cell::Int(value)) => {
+            out.extend_from_slice(&narrow::<u32>(*value)?.to_be_bytes());
+        }
+        (SqlType::Money, Cell::Numeric(value)) => return money(value, out),
+        (SqlType::Interval, Cell::Int(micros)) => {
+            out.extend_from_slice(&micros.to_be_bytes());
+            // Days and months.
+            out.extend_from_slice(&[0; 8]);
+        }
+        (SqlType::Timetz { .. }, Cell::Int(micros)) => {
+            out.extend_from_slice(&micros.to_be_bytes());
+            // The zone's distance from UTC.
+            out.extend_from_slice(&[0; 4]);
+        }
+        (SqlType::Inet | SqlType::Cidr, Cell::Text(text)) => {
+            let is_cidr = *sql_type == SqlType::Cidr;
+            return network::address(text, is_cidr, out).ok_or(Misfit::Text);
+        }
+        (SqlType::Macaddr | SqlType::Macaddr8, Cell::Text(text)) => {
+            let bytes = if *sql_type == SqlType::Macaddr { 6 } else { 8 };
+            return network::hardware_address(text, bytes, out).ok_or(Misfit::Text);
+        }
+        (SqlType::Tsvector, Cell::Text(text)) => {
+            return tsvector::put(text, out).ok_or(Misfit::Text);
+        }
+        (_, Cell::Text(text)) if sql_type.bound().is_some() => {
+            return range::put(sql_type, text, out);
+        }
+        (SqlType::Array { element }, Cell::Composite(cell)) => {
+            return array::put(*element, cell, out);
+        }
+        (_, Cell::Composite(cell)) => return figure::put(*sql_type, cell, out),
         (SqlType::Uuid, Cell::Text(value)) => return uuid(value, out),
         (SqlType::Bytea, Cell::Bytes(value)) => out.extend_from_slice(value),
         (SqlType::Date, Cell::Int(days)) => {
@@ -135,6 +220,22 @@ fn uuid(text: &str, out: &mut Vec<u8>) -> Result<(), Misfit> {
     if digits.next().is_some() {
         return Err(Misfit::Uuid);
     }
+    Ok(())
+}
+
+/// Writes the hundredths that the server keeps.
+fn money(value: &Numeric<'_>, out: &mut Vec<u8>) -> Result<(), Misfit> {
+    let bytes = value.unscaled;
+    let is_negative = bytes.first().is_some_and(|byte| byte & 0x80 != 0);
+    let missing = 8_usize.checked_sub(bytes.len()).ok_or(Misfit::Range)?;
+    if value.scale != 2 {
+        return Err(Misfit::Kind);
+    }
+    out.extend(std::iter::repeat_n(
+        if is_negative { 0xFF } else { 0 },
+        missing,
+    ));
+    out.extend_from_slice(bytes);
     Ok(())
 }
 

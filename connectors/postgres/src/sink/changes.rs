@@ -6,6 +6,7 @@
 use bytes::{Bytes, BytesMut};
 use hutong_schemas::cell::Cell;
 use hutong_schemas::record::FieldInfo;
+use hutong_schemas::sql_type::SqlType;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use super::binary::{self, Misfit};
@@ -258,12 +259,14 @@ impl Array {
         }
     }
 
-    fn push(
-        &mut self,
-        sql_type: &hutong_schemas::sql_type::SqlType,
-        cell: &Cell<'_>,
-    ) -> Result<(), Misfit> {
-        binary::element(sql_type, cell, &mut self.elements)?;
+    fn push(&mut self, sql_type: &SqlType, cell: &Cell<'_>) -> Result<(), Misfit> {
+        match (sql_type, cell) {
+            (SqlType::Array { element }, Cell::Composite(array)) => {
+                let text = binary::array_text(*element, array)?;
+                binary::element(&SqlType::Text, &Cell::Text(&text), &mut self.elements)?;
+            }
+            _ => binary::element(sql_type, cell, &mut self.elements)?,
+        }
         self.has_nulls |= matches!(cell, Cell::Null);
         self.count = self.count.checked_add(1).ok_or(Misfit::Range)?;
         Ok(())

@@ -37,12 +37,10 @@ impl Existing {
     /// Returns whether every column is of the wanted type but for its length or scale: only then its
     /// values have the same binary form.
     pub(super) fn is_exact(&self, target: &Target) -> bool {
-        let base = |text: &str| {
-            text.split('(')
-                .next()
-                .unwrap_or_default()
-                .trim_end()
-                .to_owned()
+        // `timestamp(3) with time zone[]` is `timestamp with time zone[]`, of some length.
+        let base = |text: &str| match (text.split_once('('), text.rsplit_once(')')) {
+            (Some((name, _)), Some((_, rest))) => format!("{name}{rest}"),
+            _ => text.to_owned(),
         };
         target.columns().iter().all(|field| {
             let wanted = base(&field.sql_type.to_string());
@@ -280,17 +278,18 @@ fn holds(existing: &str, wanted: &SqlType) -> bool {
         SqlType::Time { .. } => existing == "time without time zone",
         SqlType::Timestamp { .. } => existing == "timestamp without time zone",
         SqlType::Timestamptz { .. } => existing == "timestamp with time zone",
-        SqlType::Bool
-        | SqlType::Int8
-        | SqlType::Float4
-        | SqlType::Float8
-        | SqlType::NumericUnscaled
-        | SqlType::Char { .. }
-        | SqlType::Bytea
-        | SqlType::Date
-        | SqlType::Uuid
-        | SqlType::Json
-        | SqlType::Jsonb => false,
+        SqlType::Timetz { .. } => existing == "time with time zone",
+        SqlType::Varbit { length } => {
+            let is_wider = modifier(existing, "bit varying")
+                .zip(*length)
+                .is_some_and(|(existing, wanted)| existing >= wanted);
+            existing == "bit varying" || is_wider
+        }
+        // The element's binary form counts, so nothing but its length may differ.
+        SqlType::Array { element } => existing
+            .strip_suffix("[]")
+            .is_some_and(|existing| holds(existing, &SqlType::from(*element))),
+        _ => false,
     }
 }
 

@@ -7,6 +7,7 @@
 //! any row is met twice, is copied into directly, and a batch that meets one is repeated as an upsert.
 
 use hutong_schemas::record::FieldInfo;
+use hutong_schemas::sql_type::SqlType;
 use hutong_schemas::table::TableId;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Statement};
@@ -82,10 +83,11 @@ fn upsert(target: &Target, former: &[String]) -> String {
         format!("UPDATE SET {}", set.join(", "))
     };
     format!(
-        "INSERT INTO {} ({}) SELECT * FROM {} ON CONFLICT ({keys}) DO {action}",
+        "INSERT INTO {} ({names}) SELECT {} FROM {} AS u({names}) ON CONFLICT ({keys}) DO {action}",
         qualified(target.table()),
-        names(target, &columns),
+        values(target, &columns),
         unnest(columns.len()),
+        names = names(target, &columns),
     )
 }
 
@@ -111,10 +113,8 @@ fn delete(target: &Target) -> String {
 
 /// Returns the statement that sets some columns of rows that are there; `None` if it would set none.
 pub(super) fn partial(target: &Target, columns: &[usize], former: &[String]) -> Option<String> {
-    let set = rest(target, columns).map(|field| {
-        let name = quote(&field.name);
-        format!("{name} = u.{name}")
-    });
+    let set =
+        rest(target, columns).map(|field| format!("{} = {}", quote(&field.name), value(field)));
     let set: Vec<String> = set.chain(gone(former)).collect();
     (!set.is_empty()).then(|| {
         format!(
@@ -166,6 +166,24 @@ fn names(target: &Target, columns: &[usize]) -> String {
         .map(|index| quote(&target.columns()[*index].name))
         .collect();
     names.join(", ")
+}
+
+/// Returns the columns of the parameters `u` as values of their types.
+fn values(target: &Target, columns: &[usize]) -> String {
+    let values: Vec<String> = columns
+        .iter()
+        .map(|index| value(&target.columns()[*index]))
+        .collect();
+    values.join(", ")
+}
+
+/// An array is sent as text: there are no arrays of arrays.
+fn value(field: &FieldInfo) -> String {
+    let name = quote(&field.name);
+    match field.sql_type {
+        SqlType::Array { .. } => format!("u.{name}::{}", field.sql_type),
+        _ => format!("u.{name}"),
+    }
 }
 
 fn key_list(target: &Target) -> String {

@@ -23,6 +23,8 @@ impl Target {
     /// Definite, when there is no key, a type cannot be compared, or the table would have too many
     /// columns.
     pub fn new(table: TableId, key: &[FieldInfo], row: &[FieldInfo]) -> Result<Self, Error> {
+        let stored = |fields: &[FieldInfo]| fields.iter().map(stored).collect::<Vec<_>>();
+        let (key, row) = (&stored(key), &stored(row));
         let in_row = |field: &&FieldInfo| row.iter().any(|known| known.name == field.name);
         let hidden = key.iter().filter(|field| !in_row(field));
         let columns: Vec<FieldInfo> = hidden.chain(row).cloned().collect();
@@ -70,7 +72,7 @@ impl Target {
     pub fn extend(&mut self, row: &[FieldInfo]) -> Result<bool, Error> {
         let mut differences = Vec::new();
         let mut added = false;
-        for field in row {
+        for field in row.iter().map(stored) {
             match self.columns.iter().find(|known| known.name == field.name) {
                 Some(known) if known.sql_type != field.sql_type => differences.push(format!(
                     "column {} was {}, its new schema says {}",
@@ -81,7 +83,7 @@ impl Target {
                     added = true;
                     self.columns.push(FieldInfo {
                         nullable: true,
-                        ..field.clone()
+                        ..field
                     });
                 }
             }
@@ -137,6 +139,14 @@ impl Target {
         self.key
             .iter()
             .map(|index| self.columns[*index].name.as_str())
+    }
+}
+
+/// Returns a field as its column holds it.
+fn stored(field: &FieldInfo) -> FieldInfo {
+    FieldInfo {
+        sql_type: field.sql_type.stored_as(),
+        ..field.clone()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the server's catalogue says of tables, and which of it can be captured.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hutong_connectors_core::postgres_source::Config;
 use hutong_schemas::sql_type::SqlType;
@@ -11,6 +12,7 @@ use super::client::Client;
 use super::error::Error;
 use super::sql;
 use super::text;
+use super::types::{self, Types};
 
 /// A table as the catalogue has it.
 #[derive(Clone, Debug)]
@@ -36,6 +38,8 @@ pub(crate) struct Table {
     pub(crate) storage: Option<String>,
     /// The highest column number ever given, of dropped columns too.
     pub(crate) highest: i16,
+    /// What the database has for types beside those of every server.
+    pub(crate) types: Arc<Types>,
 }
 
 /// What kind of relation.
@@ -112,6 +116,7 @@ pub(crate) async fn fetch_tables<S: AsyncRead + AsyncWrite + Unpin + Send>(
             ),
         )
         .await?;
+    let types = Arc::new(types::fetch(client).await?);
     let mut tables = BTreeMap::new();
     let mut order = Vec::new();
     for row in relations {
@@ -119,7 +124,7 @@ pub(crate) async fn fetch_tables<S: AsyncRead + AsyncWrite + Unpin + Send>(
         if row.optional(7).is_none() {
             continue;
         }
-        let table = relation(&row)?;
+        let table = relation(&row, Arc::clone(&types))?;
         order.push(table.oid);
         tables.insert(table.oid, table);
     }
@@ -131,7 +136,7 @@ pub(crate) async fn fetch_tables<S: AsyncRead + AsyncWrite + Unpin + Send>(
         .collect())
 }
 
-fn relation(row: &Row) -> Result<Table, Error> {
+fn relation(row: &Row, types: Arc<Types>) -> Result<Table, Error> {
     Ok(Table {
         oid: row.parse(0)?,
         id: TableId {
@@ -159,6 +164,7 @@ fn relation(row: &Row) -> Result<Table, Error> {
         identity_index: Vec::new(),
         storage: row.optional(9).map(str::to_owned),
         highest: row.parse(10)?,
+        types,
     })
 }
 
@@ -248,51 +254,17 @@ async fn fetch_indexes<S: AsyncRead + AsyncWrite + Unpin + Send>(
     Ok(())
 }
 
-/// Returns the type of a column if we carry it.
-pub(crate) fn sql_type(column: &CatalogueColumn) -> Option<SqlType> {
-    let modifier = column.type_modifier;
-    // Modifiers of lengths and of numerics count the four bytes of a length word that old versions
-    // of PostgreSQL stored.
-    let length = u32::try_from(modifier - 4).ok();
-    let precision = u8::try_from(modifier).unwrap_or(6);
-    if column.is_domain {
-        return None;
-    }
-    Some(match column.type_oid {
-        16 => SqlType::Bool,
-        17 => SqlType::Bytea,
-        20 => SqlType::Int8,
-        21 => SqlType::Int2,
-        23 => SqlType::Int4,
-        25 => SqlType::Text,
-        114 => SqlType::Json,
-        700 => SqlType::Float4,
-        701 => SqlType::Float8,
-        1042 => SqlType::Char { length: length? },
-        1043 => SqlType::Varchar { length },
-        1082 => SqlType::Date,
-        1083 => SqlType::Time { precision },
-        1114 => SqlType::Timestamp { precision },
-        1184 => SqlType::Timestamptz { precision },
-        1700 => numeric(modifier),
-        2950 => SqlType::Uuid,
-        3802 => SqlType::Jsonb,
-        _ => return None,
-    })
-}
-
-/// `numeric_typmod_scale` of the server's `numeric.c`: the scale is an 11-bit number with sign.
-fn numeric(modifier: i32) -> SqlType {
-    let Ok(packed) = u32::try_from(modifier - 4) else {
-        return SqlType::NumericUnscaled;
-    };
-    let precision = u16::try_from(packed >> 16).unwrap_or(u16::MAX);
-    let scale = i16::try_from(packed & 0x7FF).unwrap_or(0);
-    let scale = if scale >= 1024 { scale - 2048 } else { scale };
-    SqlType::Numeric { precision, scale }
-}
-
 impl Table {
+    /// Returns the type of a column if we carry it.
+    pub(crate) fn sql_type(&self, column: &CatalogueColumn) -> Option<SqlType> {
+        self.types.sql_type(column.type_oid, column.type_modifier)
+    }
+
+    /// Returns the labels of a column of enums.
+    pub(crate) fn labels(&self, type_oid: u32) -> Vec<String> {
+        self.types.labels(type_oid).to_vec()
+    }
+
     /// Returns the columns that the configuration captures.
     pub(crate) fn captured<'a>(
         &'a self,
@@ -320,14 +292,21 @@ impl Table {
     ) -> Result<TableSchema, Error> {
         let mut columns = Vec::new();
         for column in self.captured(config) {
+            let sql_type = self
+                .sql_type(column)
+                .ok_or_else(|| self.unsupported(column))?;
+            if sql_type.loses_values() && self.primary_key.contains(&column.attnum) {
+                return Err(self.ambiguous_key(column));
+            }
             columns.push(Column {
                 name: column.name.clone(),
                 attnum: column.attnum,
-                sql_type: sql_type(column).ok_or_else(|| self.unsupported(column))?,
+                sql_type,
                 nullable: !column.not_null,
                 default: defaults.get(&column.attnum).cloned(),
-                has_default_expression: column.has_default()
+                has_default_expression: column.shows_default()
                     && !defaults.contains_key(&column.attnum),
+                labels: self.labels(column.type_oid),
             });
         }
         let position = |attnum: &i16| {
@@ -363,6 +342,16 @@ impl Table {
         )
     }
 
+    fn ambiguous_key(&self, column: &CatalogueColumn) -> Error {
+        Error::definite(
+            format!(
+                "table {}, column \"{}\": values of type {} are not carried one for one, so they cannot be a key",
+                self.id, column.name, column.type_text
+            ),
+            format!("leave the table out with table.exclude.list={}", self.id),
+        )
+    }
+
     fn excluded_key(&self, attnum: i16) -> Error {
         let name = self.column(attnum).map_or("?", |column| &column.name);
         Error::definite(
@@ -383,10 +372,17 @@ impl CatalogueColumn {
             .is_some_and(|text| !text.starts_with("NULL::"))
     }
 
+    /// Whether a schema shows the default: Debezium's shows none of a domain.
+    pub(crate) fn shows_default(&self) -> bool {
+        self.has_default() && !self.is_domain
+    }
+
     /// Returns the default if it is a literal, with at most one cast. More casts could hide a
     /// moment: `('now'::text)::timestamp` is not the constant that it looks like.
     fn constant_default(&self) -> Option<&str> {
         let text = self.default_text.as_deref()?;
+        // Bits are written B'101'.
+        let literal = text.strip_prefix('B').unwrap_or(text);
         let is_cast = |rest: &str| {
             rest.is_empty()
                 || rest
@@ -401,9 +397,9 @@ impl CatalogueColumn {
                             && !cast.contains("::")
                     }))
         };
-        let is_string = || string_end(text).is_some_and(is_cast);
+        let is_string = || string_end(literal).is_some_and(is_cast);
         let constant = matches!(text, "true" | "false") || is_number() || is_string();
-        (self.has_default() && constant).then_some(text)
+        (self.shows_default() && constant).then_some(text)
     }
 }
 
@@ -436,7 +432,7 @@ pub(crate) async fn fetch_defaults<S: AsyncRead + AsyncWrite + Unpin + Send>(
 ) -> Result<BTreeMap<i16, DefaultValue>, Error> {
     let constants: Vec<_> = table
         .captured(config)
-        .filter_map(|column| Some((column, sql_type(column)?, column.constant_default()?)))
+        .filter_map(|column| Some((column, table.sql_type(column)?, column.constant_default()?)))
         .collect();
     if constants.is_empty() {
         return Ok(BTreeMap::new());

@@ -49,9 +49,10 @@ mod startup;
 mod streaming;
 mod table_plan;
 mod table_state;
-mod text;
+pub(crate) mod text;
 mod toast;
 mod truncate;
+mod types;
 mod visibility;
 mod writer;
 

@@ -40,7 +40,7 @@ use hutong_schemas::envelope::event_schemas;
 use hutong_schemas::sql_type::SqlType;
 use hutong_schemas::table::{Column, DefaultValue, TableId, TableSchema};
 
-use super::catalogue::{self, CatalogueColumn, Table};
+use super::catalogue::{CatalogueColumn, Table};
 use super::error::Error;
 use super::pgoutput::{Relation, RelationColumn};
 use super::position::{Added, KnownColumn, KnownTable};
@@ -345,12 +345,9 @@ impl Comparison<'_> {
         let Some(now) = now else {
             return Err(format!("column \"{name}\" changed its type"));
         };
-        let was = catalogue::sql_type(&CatalogueColumn {
-            type_oid: before.type_oid,
-            type_modifier: before.type_modifier,
-            ..now.clone()
-        });
-        let is_carried_alike = match (was, catalogue::sql_type(now)) {
+        let types = &self.table.types;
+        let was = types.sql_type(before.type_oid, before.type_modifier);
+        let is_carried_alike = match (was, self.table.sql_type(now)) {
             (Some(was), Some(now)) => is_carried_alike(was, now, is_key),
             _ => false,
         };
@@ -376,7 +373,7 @@ impl Comparison<'_> {
                 renamed.name
             ));
         }
-        let Some(sql_type) = catalogue::sql_type(now) else {
+        let Some(sql_type) = self.table.sql_type(now) else {
             return Err(format!(
                 "column \"{name}\" was added with the type {}, which is not supported",
                 now.type_text
@@ -475,6 +472,7 @@ fn avro_of(sql_type: SqlType) -> Option<String> {
             nullable: false,
             default: None,
             has_default_expression: false,
+            labels: Vec::new(),
         }],
         key: Vec::new(),
     };
@@ -513,9 +511,9 @@ pub(crate) fn schema(
             (now.type_oid, now.type_modifier) == (column.type_oid, column.type_modifier)
         });
         let sql_type = match (now, before) {
-            (Some(now), _) => catalogue::sql_type(now),
+            (Some(now), _) => table.sql_type(now),
             (None, Some(before)) => Some(before.sql_type),
-            (None, None) => catalogue::sql_type(&column.as_catalogue()),
+            (None, None) => table.types.sql_type(column.type_oid, column.type_modifier),
         };
         let sql_type = sql_type.ok_or_else(|| {
             changed(
@@ -528,7 +526,7 @@ pub(crate) fn schema(
             // A reader gives the schema's default to records that lack the column.
             (Some(added), _) => (added.fill.clone(), false),
             (None, Some(now)) => {
-                let is_expression = now.has_default() && constant.is_none();
+                let is_expression = now.shows_default() && constant.is_none();
                 (constant, is_expression)
             }
             (None, None) => before.map_or((None, false), |before| {
@@ -542,6 +540,7 @@ pub(crate) fn schema(
             nullable: column.nullable,
             default,
             has_default_expression,
+            labels: table.labels(column.type_oid),
         });
     }
     let position = |attnum: &i16| columns.iter().position(|column| column.attnum == *attnum);
@@ -557,25 +556,6 @@ pub(crate) fn schema(
         columns,
         key,
     })
-}
-
-impl KnownColumn {
-    /// The column as a catalogue had it, as far as it is known.
-    fn as_catalogue(&self) -> CatalogueColumn {
-        CatalogueColumn {
-            attnum: self.attnum,
-            name: self.name.clone(),
-            type_oid: self.type_oid,
-            type_modifier: self.type_modifier,
-            type_text: String::new(),
-            is_domain: false,
-            not_null: !self.nullable,
-            generated: false,
-            default_text: None,
-            fill: None,
-            may_select: true,
-        }
-    }
 }
 
 /// The table has changed in a way that its topic does not follow.

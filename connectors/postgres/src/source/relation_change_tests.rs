@@ -59,6 +59,7 @@ fn table(storage: &str, highest: i16, columns: &[(i16, &str, u32)]) -> Table {
         identity_index: Vec::new(),
         storage: Some(storage.to_owned()),
         highest,
+        types: std::sync::Arc::default(),
     }
 }
 

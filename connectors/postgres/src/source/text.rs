@@ -3,7 +3,15 @@
 //! Both pgoutput and COPY carry a value as its type's output function writes it, under the session
 //! settings of [`client`](super::client) (ISO dates in UTC, shortest exact floats, hex bytea). What
 //! is text stays where it lies; what has another form in a cell, numerics and bytea, is written into
-//! an [`Arena`], one piece of memory that is reused from row to row. Nothing is allocated per row.
+//! an [`Arena`], one piece of memory that is reused from row to row. Nothing is allocated per row, but
+//! for values that have parts.
+
+mod array;
+mod figure;
+mod hstore;
+mod interval;
+
+use std::sync::OnceLock;
 
 use hutong_schemas::cell::{Cell, NEGATIVE_INFINITY, Numeric, POSITIVE_INFINITY};
 use hutong_schemas::sql_type::SqlType;
@@ -17,6 +25,10 @@ pub(crate) enum Malformed {
     NotFinite,
     #[error("the text is not UTF-8")]
     NotUtf8,
+    #[error("the array has more than one dimension, which no Avro array has")]
+    Dimensions,
+    #[error("the interval is longer than 64 bits of microseconds")]
+    TooLong,
 }
 
 /// Memory for decoded values, kept between rows.
@@ -24,6 +36,14 @@ pub(crate) enum Malformed {
 pub(crate) struct Scratch {
     bytes: Vec<u8>,
     limbs: Vec<u32>,
+    kept: OnceLock<Box<Kept>>,
+}
+
+/// A list of values that were written piece by piece, until the next row.
+#[derive(Debug)]
+struct Kept {
+    bytes: Vec<u8>,
+    next: OnceLock<Box<Kept>>,
 }
 
 impl Scratch {
@@ -32,9 +52,11 @@ impl Scratch {
         if self.bytes.len() < bytes {
             self.bytes.resize(bytes, 0);
         }
+        self.kept = OnceLock::new();
         Arena {
             free: &mut self.bytes,
             limbs: &mut self.limbs,
+            kept: &self.kept,
         }
     }
 
@@ -51,7 +73,7 @@ impl Scratch {
 pub(crate) fn room(sql_type: &SqlType) -> usize {
     match sql_type {
         SqlType::Numeric { scale, .. } => 8 + usize::from(scale.unsigned_abs()),
-        SqlType::NumericUnscaled => 8,
+        SqlType::NumericUnscaled | SqlType::Money => 8,
         _ => 0,
     }
 }
@@ -61,6 +83,7 @@ pub(crate) fn room(sql_type: &SqlType) -> usize {
 pub(crate) struct Arena<'a> {
     free: &'a mut [u8],
     limbs: &'a mut Vec<u32>,
+    kept: &'a OnceLock<Box<Kept>>,
 }
 
 impl<'a> Arena<'a> {
@@ -68,6 +91,18 @@ impl<'a> Arena<'a> {
         let (taken, free) = std::mem::take(&mut self.free).split_at_mut(bytes);
         self.free = free;
         taken
+    }
+
+    /// Takes bytes that were written elsewhere.
+    fn keep(&mut self, bytes: Vec<u8>) -> &'a [u8] {
+        let kept = self.kept.get_or_init(|| {
+            Box::new(Kept {
+                bytes,
+                next: OnceLock::new(),
+            })
+        });
+        self.kept = &kept.next;
+        &kept.bytes
     }
 }
 
@@ -83,10 +118,27 @@ pub(crate) fn decode<'a>(
         | SqlType::Char { .. }
         | SqlType::Uuid
         | SqlType::Json
-        | SqlType::Jsonb => std::str::from_utf8(text)
+        | SqlType::Jsonb
+        | SqlType::Enum
+        | SqlType::Inet
+        | SqlType::Cidr
+        | SqlType::Macaddr
+        | SqlType::Macaddr8
+        | SqlType::Xml
+        | SqlType::Tsvector
+        | SqlType::Citext
+        | SqlType::Ltree
+        | SqlType::Int4range
+        | SqlType::Int8range
+        | SqlType::Numrange
+        | SqlType::Tsrange
+        | SqlType::Tstzrange
+        | SqlType::Daterange => std::str::from_utf8(text)
             .map(Cell::Text)
             .map_err(|_| Malformed::NotUtf8),
-        SqlType::Int2 | SqlType::Int4 | SqlType::Int8 => integer(text).map(Cell::Int),
+        SqlType::Int2 | SqlType::Int4 | SqlType::Int8 | SqlType::Oid => {
+            integer(text).map(Cell::Int)
+        }
         SqlType::Numeric { scale, .. } => {
             numeric(text, Some(i32::from(*scale)), arena).map(Cell::Numeric)
         }
@@ -103,7 +155,77 @@ pub(crate) fn decode<'a>(
         SqlType::Float4 => parse(text).map(Cell::Float4),
         SqlType::Float8 => parse(text).map(Cell::Float8),
         SqlType::Bytea => bytea(text, arena).map(Cell::Bytes),
+        SqlType::Bit { length: 1 } | SqlType::Varbit { length: Some(1) } => match text {
+            b"1" => Ok(Cell::Bool(true)),
+            b"0" | b"" => Ok(Cell::Bool(false)),
+            _ => Err(Malformed::Value),
+        },
+        SqlType::Bit { .. } | SqlType::Varbit { .. } => bits(text, arena).map(Cell::Bytes),
+        SqlType::Money => money(text, arena).map(Cell::Numeric),
+        SqlType::Interval => interval::parse(text).map(Cell::Int),
+        SqlType::Timetz { .. } => time_with_zone(text).map(Cell::Int),
+        SqlType::Hstore => {
+            let json = hstore::to_json(utf8(text)?).ok_or(Malformed::Value)?;
+            utf8(arena.keep(json.into_bytes())).map(Cell::Text)
+        }
+        SqlType::Array { element } => {
+            let array = array::parse(*element, utf8(text)?)?;
+            Ok(Cell::Composite(arena.keep(array)))
+        }
+        SqlType::Point
+        | SqlType::Line
+        | SqlType::Lseg
+        | SqlType::Box
+        | SqlType::Path
+        | SqlType::Polygon
+        | SqlType::Circle => {
+            let figure = figure::parse(*sql_type, utf8(text)?).ok_or(Malformed::Value)?;
+            let cell = figure.to_cell(*sql_type).ok_or(Malformed::Value)?;
+            Ok(Cell::Composite(arena.keep(cell)))
+        }
     }
+}
+
+fn utf8(text: &[u8]) -> Result<&str, Malformed> {
+    std::str::from_utf8(text).map_err(|_| Malformed::NotUtf8)
+}
+
+/// Bits with the last one first, eight a byte from the lowest on, without zeros at the end.
+fn bits<'a>(text: &[u8], arena: &mut Arena<'a>) -> Result<&'a [u8], Malformed> {
+    let out = arena.take(text.len().div_ceil(8));
+    out.fill(0);
+    for (index, digit) in text.iter().rev().enumerate() {
+        match digit {
+            b'1' => out[index / 8] |= 1 << (index % 8),
+            b'0' => {}
+            _ => return Err(Malformed::Value),
+        }
+    }
+    let used = out.iter().rposition(|byte| *byte != 0);
+    Ok(&out[..used.map_or(0, |last| last + 1)])
+}
+
+/// `-$1,234.56`, as the session's `lc_monetary` of C has it.
+fn money<'a>(text: &[u8], arena: &mut Arena<'a>) -> Result<Numeric<'a>, Malformed> {
+    let digits: Vec<u8> = text
+        .iter()
+        .copied()
+        .filter(|byte| !matches!(byte, b'$' | b','))
+        .collect();
+    numeric(&digits, Some(2), arena)
+}
+
+/// Microseconds since midnight UTC of `HH:MM:SS[.ffffff]+HH[:MM[:SS]]`. Only at UTC the day has an end
+/// beside its beginning.
+fn time_with_zone(text: &[u8]) -> Result<i64, Malformed> {
+    let (clock, ahead) = split_offset(text)?;
+    let micros = time(clock)? - ahead * MICROS_PER_SECOND;
+    let day = SECONDS_PER_DAY * MICROS_PER_SECOND;
+    Ok(if micros == day && ahead == 0 {
+        day
+    } else {
+        micros.rem_euclid(day)
+    })
 }
 
 fn parse<T: std::str::FromStr>(text: &[u8]) -> Result<T, Malformed> {
@@ -390,7 +512,7 @@ fn seconds(text: &[u8]) -> Result<i64, Malformed> {
     let mut total = 0;
     let mut unit = 3600;
     for part in text.split(|byte| *byte == b':') {
-        if unit == 0 || part.len() > 3 {
+        if unit == 0 || part.len() > 3 || part.starts_with(b"-") {
             return Err(Malformed::Value);
         }
         total += integer(part)? * unit;

@@ -337,8 +337,15 @@ fn query(
         .iter()
         .zip(&names)
         .map(|(index, name)| {
-            let column = sql::identifier(&plan.schema.columns[*index].name);
-            format!("t.{column} = k.{name}")
+            let column = &plan.schema.columns[*index];
+            let text = if column.sql_type.stored_as() == column.sql_type {
+                ""
+            } else {
+                // A type without a name of its own: its literal is text here.
+                "::text"
+            };
+            let column = sql::identifier(&column.name);
+            format!("t.{column}{text} = k.{name}")
         })
         .collect();
     Ok(format!(

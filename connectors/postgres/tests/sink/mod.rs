@@ -4,6 +4,7 @@ mod faults;
 mod generations;
 mod rebuild;
 mod refusals;
+mod types;
 mod values;
 
 use std::collections::BTreeMap;

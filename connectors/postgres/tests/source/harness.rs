@@ -201,6 +201,7 @@ struct Log {
     schemas: HashMap<u32, String>,
     topics: HashSet<String>,
     events: Vec<Event>,
+    messages: Vec<Vec<u8>>,
     batches: usize,
     batch_bytes_max: usize,
     positions: BTreeMap<String, Value>,
@@ -372,7 +373,9 @@ impl Platform {
                     let decoder = decoders.entry(id.0).or_insert_with(|| {
                         EventDecoder::compile(&log.schemas[&id.0]).expect("our own schema")
                     });
-                    decode(decoder, topic, key, &value, number)
+                    let event = decode(decoder, topic, key, &value, number);
+                    log.messages.push(value);
+                    event
                 }
             };
             log.events.push(event);
@@ -389,6 +392,19 @@ impl Platform {
 
     pub(crate) fn events(&self) -> Vec<Event> {
         self.log.lock().unwrap().events.clone()
+    }
+
+    /// The events' values with their schemas, as they are in the topic.
+    pub(crate) fn messages(&self) -> Vec<(String, Vec<u8>)> {
+        let log = self.log.lock().unwrap();
+        let schema = |value: &[u8]| {
+            let (id, _) = hutong_schemas::wire::split(value).expect("framed");
+            log.schemas[&id.0].clone()
+        };
+        let messages = log.messages.iter();
+        messages
+            .map(|value| (schema(value), value.clone()))
+            .collect()
     }
 
     /// Events without tombstones, as `op row`.
@@ -570,7 +586,7 @@ pub(crate) fn cell_text(cell: &Cell<'_>) -> String {
         Cell::Float8(value) => value.to_string(),
         Cell::Numeric(value) => format!("{:?}e-{}", value.unscaled, value.scale),
         Cell::Text(text) => (*text).to_owned(),
-        Cell::Bytes(bytes) => format!("{bytes:?}"),
+        Cell::Bytes(bytes) | Cell::Composite(bytes) => format!("{bytes:?}"),
     }
 }
 

@@ -3,7 +3,7 @@
 mod bad_input;
 mod ddl;
 mod ddl_random;
-mod harness;
+pub(crate) mod harness;
 mod lifecycle;
 mod races;
 mod restart;
