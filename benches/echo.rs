@@ -8,6 +8,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Headers};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
@@ -54,6 +55,7 @@ fn echo(bootstrap: &str, topic: &str, to: &str, share: f64, value_bytes: usize) 
         .set("batch.size", "1000000")
         .set("queue.buffering.max.messages", "0")
         .set("queue.buffering.max.kbytes", "131072")
+        .set("delivery.report.only.error", "true")
         .create()?;
     producer.init_transactions(TIMEOUT)?;
     let mut source = Source::open(bootstrap, topic, 0)?;
@@ -81,16 +83,26 @@ fn echo(bootstrap: &str, topic: &str, to: &str, share: f64, value_bytes: usize) 
             open_bytes += value.len();
         }
         if open_bytes >= COMMIT_BYTES || (open_bytes > 0 && opened.elapsed() >= COMMIT_INTERVAL) {
-            producer.commit_transaction(TIMEOUT)?;
+            commit(&producer)?;
             producer.begin_transaction()?;
             (open_bytes, opened) = (0, Instant::now());
         }
     }
-    producer.commit_transaction(TIMEOUT)?;
+    commit(&producer)?;
     Ok(Echoed {
         records,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// Commits once everything is delivered. Left to wait by itself, the wrapper looks every 100 ms only.
+fn commit(producer: &BaseProducer) -> Result<()> {
+    let deadline = Instant::now() + TIMEOUT;
+    while producer.in_flight_count() > 0 {
+        producer.poll(Duration::from_millis(1));
+        ensure!(Instant::now() < deadline, "records could not be delivered");
+    }
+    Ok(producer.commit_transaction(TIMEOUT)?)
 }
 
 /// Returns how many records a reader of committed ones finds behind an offset.
@@ -103,14 +115,17 @@ pub(crate) fn count(bootstrap: &str, topic: &str, from: i64) -> Result<u64> {
     Ok(records)
 }
 
-/// Returns the mean size of the values behind an offset, looking at the first thousand.
+/// Returns the mean size of the values with their headers, looking at the first thousand.
 pub(crate) fn value_bytes(bootstrap: &str, topic: &str) -> Result<usize> {
     let mut source = Source::open(bootstrap, topic, 0)?;
     let (mut bytes, mut records) = (0, 0);
     while let Some(message) = source.next()?
         && records < 1000
     {
-        bytes += message.payload_len();
+        let headers = message.headers().into_iter().flat_map(Headers::iter);
+        let header =
+            |header: Header<'_, &[u8]>| header.key.len() + header.value.map_or(0, <[u8]>::len);
+        bytes += message.payload_len() + headers.map(header).sum::<usize>();
         records += 1;
     }
     ensure!(records > 0, "{topic} is empty");
@@ -119,8 +134,14 @@ pub(crate) fn value_bytes(bootstrap: &str, topic: &str) -> Result<usize> {
 
 /// Deletes a topic.
 pub(crate) async fn delete_topic(bootstrap: &str, topic: &str) -> Result<()> {
+    delete_topics(bootstrap, &[topic]).await
+}
+
+/// Deletes topics, all at once.
+pub(crate) async fn delete_topics<S: AsRef<str>>(bootstrap: &str, topics: &[S]) -> Result<()> {
     let admin = admin(bootstrap)?;
-    for outcome in admin.delete_topics(&[topic], &AdminOptions::new()).await? {
+    let topics: Vec<&str> = topics.iter().map(AsRef::as_ref).collect();
+    for outcome in admin.delete_topics(&topics, &AdminOptions::new()).await? {
         outcome.map_err(|(topic, code)| anyhow::anyhow!("could not delete {topic}: {code}"))?;
     }
     Ok(())

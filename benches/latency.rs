@@ -43,10 +43,12 @@ pub(crate) async fn run(stand: &mut Stand, figures: &mut Figures) -> Result<()> 
         source: &source,
         last_id: 0,
     };
-    for (per_second, suffix, asked) in [(1_000, "", ["≤ 25", "≤ 80"]), (5_000, "_5000", ["–", "–"])]
-    {
+    for (per_second, suffix, asked) in [
+        (1_000, "", ["≤ 25", "≤ 80"]),
+        (5_000, "_5000", ["≤ 25", "≤ 80"]),
+    ] {
         driver.drive(per_second, WARM_UP).await?;
-        wait_arrived(&subscriber, driver.last_id).await?;
+        wait_arrived(&subscriber, TARGET, driver.last_id).await?;
         let first = driver.last_id + 1;
         let took = driver.drive(per_second, DURATION).await?;
         let kept_up = took < DURATION.mul_f64(1.05);
@@ -54,13 +56,12 @@ pub(crate) async fn run(stand: &mut Stand, figures: &mut Figures) -> Result<()> 
             kept_up,
             "the source could not make {per_second} changes/s: {took:?}"
         );
-        wait_arrived(&subscriber, driver.last_id).await?;
-        let latencies = latencies(&source, &subscriber, first).await?;
+        wait_arrived(&subscriber, TARGET, driver.last_id).await?;
+        let latencies = latencies(&source, &subscriber, TARGET, first).await?;
         for (percent, asked) in [50, 99].into_iter().zip(asked) {
-            let rank = (latencies.len() * percent).div_ceil(100).saturating_sub(1);
             figures.plain(
                 &format!("latency{suffix}_p{percent}"),
-                latencies[rank],
+                percentile(&latencies, percent),
                 "ms",
                 asked,
             );
@@ -72,14 +73,15 @@ pub(crate) async fn run(stand: &mut Stand, figures: &mut Figures) -> Result<()> 
     stand.delete(&connector).await
 }
 
-struct Driver<'a> {
-    source: &'a Client,
-    last_id: i64,
+/// Makes rows of the table, one after the other.
+pub(crate) struct Driver<'a> {
+    pub(crate) source: &'a Client,
+    pub(crate) last_id: i64,
 }
 
 impl Driver<'_> {
     /// Inserts rows at a steady rate and returns how long that took.
-    async fn drive(&mut self, per_second: i64, duration: Duration) -> Result<Duration> {
+    pub(crate) async fn drive(&mut self, per_second: i64, duration: Duration) -> Result<Duration> {
         self.source
             .batch_execute("set synchronous_commit = on")
             .await?;
@@ -97,8 +99,9 @@ impl Driver<'_> {
     }
 }
 
-async fn wait_arrived(subscriber: &Client, id: i64) -> Result<()> {
-    let there = format!("select count(*) from {TARGET} where id = $1");
+/// Waits until a row has arrived at the subscriber.
+pub(crate) async fn wait_arrived(subscriber: &Client, target: &str, id: i64) -> Result<()> {
+    let there = format!("select count(*) from {target} where id = $1");
     until("the last row to arrive", PATIENCE, async || {
         let found: i64 = subscriber.query_one(&there, &[&id]).await?.get(0);
         Ok(if found == 1 { Ok(()) } else { Err(found) })
@@ -107,7 +110,12 @@ async fn wait_arrived(subscriber: &Client, id: i64) -> Result<()> {
 }
 
 /// Returns the latencies of the rows from an id on, in milliseconds, in order.
-async fn latencies(source: &Client, subscriber: &Client, first: i64) -> Result<Vec<f64>> {
+pub(crate) async fn latencies(
+    source: &Client,
+    subscriber: &Client,
+    target: &str,
+    first: i64,
+) -> Result<Vec<f64>> {
     let commits = |table: &str| {
         format!(
             "select id, extract(epoch from pg_xact_commit_timestamp(xmin))::float8
@@ -120,7 +128,7 @@ async fn latencies(source: &Client, subscriber: &Client, first: i64) -> Result<V
         .iter()
         .map(|row| (row.get(0), row.get(1)))
         .collect();
-    let arrived = subscriber.query(&commits(TARGET), &[&first]).await?;
+    let arrived = subscriber.query(&commits(target), &[&first]).await?;
     ensure!(
         arrived.len() == made.len(),
         "{} of {} rows have arrived",
@@ -133,4 +141,10 @@ async fn latencies(source: &Client, subscriber: &Client, first: i64) -> Result<V
         .collect();
     latencies.sort_by(f64::total_cmp);
     Ok(latencies)
+}
+
+/// Returns the value that so many of a hundred do not exceed, of values in order.
+pub(crate) fn percentile(values: &[f64], percent: usize) -> f64 {
+    let rank = (values.len() * percent).div_ceil(100).saturating_sub(1);
+    values.get(rank).copied().unwrap_or(f64::NAN)
 }

@@ -18,6 +18,7 @@
     reason = "a program that prints figures, of which three digits count"
 )]
 
+mod backfill;
 mod echo;
 mod figures;
 mod latency;
@@ -51,6 +52,7 @@ async fn main() -> Result<()> {
     view::run(&mut stand, &mut figures).await?;
     sink::run(&mut stand, &mut figures).await?;
     latency::run(&mut stand, &mut figures).await?;
+    backfill::run(&mut stand, &mut figures).await?;
     figures.memory();
     figures.write()
 }

@@ -135,7 +135,7 @@ async fn copy(stand: &Stand) -> Result<f64> {
     let file = stand.platform.folder().join("bench-rows");
     let file = file.display().to_string();
     let source = ["--no-psqlrc", "--quiet", "--dbname", &stand.department.url];
-    let out = format!("\\copy bench to '{file}'");
+    let out = format!("\\copy ({}) to '{file}'", load::VIEW_ROWS);
     process::run_tool("psql", &[&source[..], &["--command", &out]].concat()).await?;
     let target = ["--no-psqlrc", "--quiet", "--dbname", &stand.subscriber.url];
     let into = format!("\\copy bench_copy from '{file}'");
