@@ -338,18 +338,19 @@ impl View {
     }
 
     /// Returns whether a tombstone has waited for its segment to end for as long as a segment is
-    /// appended to: the next record, whatever it is, begins another.
+    /// appended to: the next record, whatever it is, begins another. While a difference goes out, the
+    /// last record may be a row that the policy in force hides, and must not be written again.
     pub(crate) fn is_repeat_due(&self) -> bool {
-        let is_written_to = match self.position.progress {
+        let holds_what_it_may = match self.position.progress {
+            Progress::Live | Progress::Expired => true,
             Progress::Filling { .. }
             | Progress::Sweeping { .. }
-            | Progress::Live
             | Progress::Expiring
-            | Progress::Expired
-            | Progress::Pending => true,
-            Progress::Suspended { .. } | Progress::Revoked => false,
+            | Progress::Pending
+            | Progress::Suspended { .. }
+            | Progress::Revoked => false,
         };
-        is_written_to && self.segment_is_over()
+        holds_what_it_may && self.segment_is_over()
     }
 
     fn segment_is_over(&self) -> bool {
