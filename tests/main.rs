@@ -10,6 +10,7 @@
 )]
 
 mod bad_input;
+mod by_hand;
 mod docs;
 #[path = "exactly_once/mod.rs"]
 mod exactly_once;

@@ -89,6 +89,19 @@ pub enum Run {
 }
 
 impl Run {
+    fn of(progress: &Progress) -> Self {
+        match progress {
+            Progress::Filling { .. } => Self::Fill,
+            Progress::Sweeping { .. } => Self::Sweep,
+            Progress::Expiring => Self::Empty,
+            Progress::Pending
+            | Progress::Live
+            | Progress::Suspended { .. }
+            | Progress::Expired
+            | Progress::Revoked => Self::None,
+        }
+    }
+
     /// Returns the name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -131,6 +144,8 @@ pub struct Processor<S> {
     views: Vec<View>,
     /// Which view's run goes first in the next part.
     turn: usize,
+    /// What the last part did.
+    last_run: Run,
     /// Rows in the store.
     rows: u64,
     /// Every key that has a row in the store, and others; `None` if rows were there before us.
@@ -212,6 +227,7 @@ impl<S: Store> Processor<S> {
             decoders: Decoders::default(),
             views: Vec::new(),
             turn: 0,
+            last_run: Run::None,
             rows,
             known_rows,
             transaction: None,
@@ -606,21 +622,11 @@ impl<S: Store> Processor<S> {
         })
     }
 
-    /// Returns what the next part of the difference runs does; where several views have one, what
-    /// is nearest to its end.
+    /// Returns what the last part of the difference runs did; of several things what comes last in a
+    /// run.
     #[must_use]
-    pub fn difference_run(&self) -> Run {
-        let runs = self.views.iter().map(|view| match view.position.progress {
-            Progress::Filling { .. } => Run::Fill,
-            Progress::Sweeping { .. } => Run::Sweep,
-            Progress::Expiring => Run::Empty,
-            Progress::Pending
-            | Progress::Live
-            | Progress::Suspended { .. }
-            | Progress::Expired
-            | Progress::Revoked => Run::None,
-        });
-        runs.max().unwrap_or_default()
+    pub fn last_run(&self) -> Run {
+        self.last_run
     }
 
     /// Does the next part of the difference runs, as far as the limits go. Views that look at rows do
@@ -629,6 +635,7 @@ impl<S: Store> Processor<S> {
     /// # Errors
     /// As [`Processor::change`].
     pub fn difference(&mut self, out: &mut RecordBatch, limits: Limits) -> Result<Step, Error> {
+        self.last_run = Run::None;
         let mut limits = limits;
         let rows = self.views.len();
         let count = rows + 1;
@@ -637,7 +644,9 @@ impl<S: Store> Processor<S> {
             let mut effects =
                 difference::effects(&self.store, &mut self.pending, out, self.partition, secret);
             if index < rows {
-                difference::advance(&mut self.views[index], &mut effects, &mut limits)?;
+                let view = &mut self.views[index];
+                self.last_run = self.last_run.max(Run::of(&view.position.progress));
+                difference::advance(view, &mut effects, &mut limits)?;
             } else if let Part::Needs(schema) =
                 difference::fill(&mut self.views, &self.decoders, &mut effects, &mut limits)?
             {

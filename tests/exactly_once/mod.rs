@@ -1,6 +1,7 @@
 //! Exactly once: every committed change in the topic once, its effect in every view once, whatever
 //! is killed, frozen, fenced or left without an answer.
 
+mod failpoints;
 mod faults;
 mod kills;
 mod ledger;

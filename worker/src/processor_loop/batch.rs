@@ -162,8 +162,8 @@ impl Work {
             looks_max: self.looks_max,
         };
         let began = Instant::now();
-        self.batch.run = self.processor.difference_run();
         let step = self.processor.difference(&mut self.batch.output, limits)?;
+        self.batch.run = self.batch.run.max(self.processor.last_run());
         self.looks_max = next_looks(self.looks_max, began.elapsed());
         Ok(match step {
             Step::Done => None,
