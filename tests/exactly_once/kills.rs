@@ -1,89 +1,26 @@
 //! Processes are killed at random moments while changes go through; afterwards topics and tables
 //! are compared with the ledger.
-//!
-//! Half of the kills and more fall inside an open transaction, and not by luck: the worker that is
-//! about to commit is held (see `HUTONG_FAULTS` in the transport), then the victim is killed: the
-//! worker itself, its broker or its database. Everything that is killed is started again at once.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use hutong_local::kafka::{self, Kafka};
-use hutong_local::postgres::{self, Postgres};
-use hutong_local::testkit::{Database, OwnServers, PATIENCE, PlatformOptions, until};
+use hutong_local::kafka;
+use hutong_local::testkit::{PATIENCE, until};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 
 use super::ledger::{self, History, Workload};
+use super::mortal::{Mortal, VICTIMS, Victim};
 use super::topic;
-use crate::world::{BINARY, World, ensure, texts};
+use crate::world::{ensure, texts};
 
 /// Longest time from the end of the workload to equal tables.
 const CATCH_UP: Duration = Duration::from_secs(90);
-
-/// What can be killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Victim {
-    SourceWorker,
-    ProcessorWorker,
-    SinkWorker,
-    ControlPlane,
-    Broker,
-    SourceDatabase,
-    SubscriberDatabase,
-}
-
-const VICTIMS: [Victim; 7] = [
-    Victim::SourceWorker,
-    Victim::ProcessorWorker,
-    Victim::SinkWorker,
-    Victim::ControlPlane,
-    Victim::Broker,
-    Victim::SourceDatabase,
-    Victim::SubscriberDatabase,
-];
-
-impl Victim {
-    /// The fault that holds a transaction in which the victim takes part, and whose.
-    fn held(self) -> Option<(&'static str, &'static str)> {
-        match self {
-            Self::SourceWorker | Self::SourceDatabase | Self::Broker => {
-                Some(("kafka-hold", "source/"))
-            }
-            Self::ProcessorWorker => Some(("kafka-hold", "processor/")),
-            Self::SinkWorker | Self::SubscriberDatabase => Some(("sink-hold", "sink")),
-            Self::ControlPlane => None,
-        }
-    }
-
-    fn worker(self) -> Option<(&'static str, &'static str)> {
-        match self {
-            Self::SourceWorker => Some(("source-worker", "department")),
-            Self::ProcessorWorker => Some(("processor-worker", "center")),
-            Self::SinkWorker => Some(("sink-worker", "subscriber")),
-            Self::ControlPlane | Self::Broker | Self::SourceDatabase | Self::SubscriberDatabase => {
-                None
-            }
-        }
-    }
-}
-
-/// Servers and a platform that this test may kill.
-struct Stand {
-    world: World,
-    kafka: Kafka,
-    source_database: Postgres,
-    subscriber_database: Postgres,
-    faults: PathBuf,
-    _servers: OwnServers,
-}
 
 /// What a run did.
 #[derive(Debug)]
@@ -94,50 +31,7 @@ struct Report {
     view_rows: usize,
 }
 
-impl Stand {
-    async fn start() -> Result<Self> {
-        let servers = OwnServers::begin()?;
-        let kafka = servers.kafka("kafka", kafka::Options::default()).await?;
-        // What is committed must survive the kill: fsync may be off, since the machine goes on.
-        let source_database = servers
-            .postgres("source", &postgres::Options::for_tests())
-            .await?;
-        let subscriber_database = servers
-            .postgres("subscriber", &postgres::Options::for_tests())
-            .await?;
-        let department =
-            Database::create_named(&source_database.url("postgres"), "department").await?;
-        let subscriber =
-            Database::create_named(&subscriber_database.url("postgres"), "subscriber").await?;
-        let control =
-            Database::create_named(&subscriber_database.url("postgres"), "control").await?;
-        let faults = servers.run().folder("faults")?;
-        let mut options = PlatformOptions::on(BINARY, "exact", &kafka.bootstrap(), &control.url);
-        options.locations = ["department", "center", "subscriber"]
-            .map(str::to_owned)
-            .to_vec();
-        options
-            .environment
-            .push(("HUTONG_FAULTS".to_owned(), faults.display().to_string()));
-        options
-            .worker
-            .insert("session_timeout".to_owned(), json!("10s"));
-        let mut world = World::on(options, department, subscriber).await?;
-        for victim in VICTIMS {
-            if let Some((name, location)) = victim.worker() {
-                world.platform.start_worker(name, location).await?;
-            }
-        }
-        Ok(Self {
-            world,
-            kafka,
-            source_database,
-            subscriber_database,
-            faults,
-            _servers: servers,
-        })
-    }
-
+impl Mortal {
     /// Registers the source, three views and their sinks.
     async fn share(&self) -> Result<()> {
         ledger::install(&self.world.department.url).await;
@@ -174,56 +68,6 @@ impl Stand {
                 .await?;
         }
         Ok(())
-    }
-
-    /// Kills a victim, inside an open transaction if it takes part in any, and starts it again.
-    /// Returns whether a transaction was open.
-    async fn kill(&mut self, victim: Victim) -> Result<bool> {
-        let is_open = match victim.held() {
-            None => false,
-            Some((fault, whose)) => self.hold(fault, whose).await?,
-        };
-        match victim {
-            Victim::Broker => self.kafka.kill(),
-            Victim::SourceDatabase => self.source_database.kill(),
-            Victim::SubscriberDatabase => self.subscriber_database.kill(),
-            Victim::ControlPlane => self.world.platform.kill("control-plane")?,
-            Victim::SourceWorker | Victim::ProcessorWorker | Victim::SinkWorker => {
-                let (name, _) = victim.worker().context("a worker has a name")?;
-                self.world.platform.kill(name)?;
-            }
-        }
-        fs::write(self.faults.join("release"), "")?;
-        match victim {
-            Victim::Broker => self.kafka.restart().await?,
-            Victim::SourceDatabase => self.source_database.restart().await?,
-            Victim::SubscriberDatabase => self.subscriber_database.restart().await?,
-            Victim::ControlPlane => self.world.platform.start_control_plane().await?,
-            Victim::SourceWorker | Victim::ProcessorWorker | Victim::SinkWorker => {
-                let (name, location) = victim.worker().context("a worker has a name")?;
-                self.world.platform.launch_worker(name, location)?;
-            }
-        }
-        Ok(is_open)
-    }
-
-    /// Waits until a worker stands before a commit. Returns false if none came to one, because the
-    /// victim before had not recovered yet.
-    async fn hold(&self, fault: &str, whose: &str) -> Result<bool> {
-        remove(&self.faults.join("release"))?;
-        let taken = self.faults.join(format!("{fault}.taken"));
-        remove(&taken)?;
-        let armed = self.faults.join(fault);
-        fs::write(&armed, whose)?;
-        let deadline = Instant::now() + Duration::from_secs(15);
-        while Instant::now() < deadline {
-            if taken.exists() {
-                return Ok(true);
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        remove(&armed)?;
-        Ok(taken.exists())
     }
 
     /// Compares everything with the ledger.
@@ -360,17 +204,8 @@ fn compare_table(table: &str, history: &History, observed: &topic::Observed) -> 
     Ok(())
 }
 
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| path.display().to_string())
-        }
-        _ => Ok(()),
-    }
-}
-
 async fn run(seed: u64, changes: u64) -> Result<Report> {
-    let mut stand = Stand::start().await?;
+    let mut stand = Mortal::start(kafka::Options::default(), |_| ()).await?;
     stand.share().await?;
     let workload = Arc::new(Workload {
         seed,
@@ -402,7 +237,7 @@ async fn run(seed: u64, changes: u64) -> Result<Report> {
 }
 
 /// Kills each process once, one of them twice, in random order, spread over the workload.
-async fn kill_all(stand: &mut Stand, workload: &Workload, seed: u64) -> Result<(usize, usize)> {
+async fn kill_all(stand: &mut Mortal, workload: &Workload, seed: u64) -> Result<(usize, usize)> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut victims = VICTIMS.to_vec();
     victims.push(
@@ -441,18 +276,9 @@ async fn kill_all(stand: &mut Stand, workload: &Workload, seed: u64) -> Result<(
     Ok((victims.len(), inside))
 }
 
-/// The seeds of a run: `SOAK_SEEDS=n` runs the first n.
-fn seeds() -> Vec<u64> {
-    let count = std::env::var("SOAK_SEEDS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(1);
-    (1..=count).collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_change_is_delivered_once_and_in_order_whatever_is_killed() -> Result<()> {
-    for seed in seeds() {
+    for seed in ledger::seeds() {
         let started = Instant::now();
         let report = run(seed, 50_000)
             .await

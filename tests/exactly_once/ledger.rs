@@ -190,3 +190,12 @@ pub(crate) async fn history(url: &str) -> History {
     }
     history
 }
+
+/// The seeds of a run: `SOAK_SEEDS=n` runs the first n, `SOAK_SEED=n` that one alone.
+pub(crate) fn seeds() -> Vec<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    match number("SOAK_SEED") {
+        Some(seed) => vec![seed],
+        None => (1..=number("SOAK_SEEDS").unwrap_or(1)).collect(),
+    }
+}

@@ -5,5 +5,6 @@ mod failpoints;
 mod faults;
 mod kills;
 mod ledger;
+mod mortal;
 mod stand;
 pub(crate) mod topic;

@@ -49,11 +49,12 @@ pub(crate) async fn read(kafka: &KafkaConfig, topic: &str) -> Vec<Message> {
 /// # Panics
 ///
 /// If an event breaks a rule that holds for all: a delete without its tombstone, a tombstone
-/// without a delete, a value that was never resolved.
+/// without a delete, a value that was never resolved though its row is there.
 pub(crate) fn observe(messages: &[Message], schemas: &HashMap<SchemaId, String>) -> Observed {
     let mut observed = Observed::new();
     let mut decoders = HashMap::new();
     let mut awaits_tombstone = None;
+    let mut awaits_deletion = HashMap::new();
     for message in messages {
         let key = message.key.as_ref().expect("a key");
         let (key_schema, _) = wire::split(key).unwrap();
@@ -88,12 +89,18 @@ pub(crate) fn observe(messages: &[Message], schemas: &HashMap<SchemaId, String>)
             .unwrap();
         let (mut before, mut after) = (Vec::new(), Vec::new());
         let head = decoder.decode(value, &mut before, &mut after).unwrap();
-        assert!(
-            !after.iter().any(|cell| matches!(cell, Cell::Unavailable)),
-            "offset {} of partition {} has a value that was not resolved",
-            message.offset,
-            message.partition
-        );
+        let unresolved = after.iter().any(|cell| matches!(cell, Cell::Unavailable));
+        // It could not be read again, because the row was gone by then.
+        if let Some(offset) = awaits_deletion.remove(&id) {
+            assert!(
+                unresolved || head.op == Op::Delete,
+                "offset {offset} of partition {} has a value that was not resolved",
+                message.partition
+            );
+        }
+        if unresolved {
+            awaits_deletion.insert(id, message.offset);
+        }
         let number = || match after[ver] {
             Cell::Int(number) => number,
             _ => panic!("ver is not an integer"),
@@ -113,6 +120,10 @@ pub(crate) fn observe(messages: &[Message], schemas: &HashMap<SchemaId, String>)
     assert_eq!(
         awaits_tombstone, None,
         "the last delete is followed by its tombstone"
+    );
+    assert!(
+        awaits_deletion.is_empty(),
+        "values were not resolved: keys and offsets {awaits_deletion:?}"
     );
     observed
 }
