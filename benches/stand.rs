@@ -260,9 +260,11 @@ impl Stand {
         }
     }
 
-    /// Waits until a slot is in use, and returns when that was.
+    /// Waits until a slot is in use, and returns when that was. A slot that is still being made is in
+    /// use too, and has not yet found the place from which it will send.
     pub(crate) async fn wait_active(&self, db: &Client, slot: &str) -> Result<Instant> {
-        let active = "select active from pg_replication_slots where slot_name = $1";
+        let active = "select active and confirmed_flush_lsn is not null
+                      from pg_replication_slots where slot_name = $1";
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             let row = db.query_opt(active, &[&slot]).await?;
@@ -319,13 +321,16 @@ impl Watermarks {
             .create()?)
     }
 
-    /// A topic that is not there yet has its end at 0.
+    /// A topic that is not there yet, or has no leader yet, has its end at 0.
     fn end(&self, topic: &str) -> Result<i64> {
         let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         match client.fetch_watermarks(topic, 0, Duration::from_secs(10)) {
             Ok((_, end)) => Ok(end),
             Err(KafkaError::MetadataFetch(
-                RDKafkaErrorCode::UnknownPartition | RDKafkaErrorCode::UnknownTopicOrPartition,
+                RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable,
             )) => {
                 *client = Self::client(&self.bootstrap)?;
                 Ok(0)
