@@ -635,7 +635,9 @@ impl<S: Store> Processor<S> {
     /// # Errors
     /// As [`Processor::change`].
     pub fn difference(&mut self, out: &mut RecordBatch, limits: Limits) -> Result<Step, Error> {
-        self.last_run = Run::None;
+        let runs = self.views.iter();
+        let runs = runs.map(|view| Run::of(&view.position.progress));
+        self.last_run = runs.max().unwrap_or_default();
         let mut limits = limits;
         let rows = self.views.len();
         let count = rows + 1;
