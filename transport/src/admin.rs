@@ -1,13 +1,15 @@
 //! Topics and access lists.
 
+mod making;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rdkafka::admin::{
-    AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication, TopicResult,
-};
+use rdkafka::admin::{AdminClient, AdminOptions, TopicResult};
+#[cfg(debug_assertions)]
+use rdkafka::admin::{AlterConfig, ResourceSpecifier};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer};
@@ -18,8 +20,9 @@ use crate::error::{Error, Failure};
 use crate::names::{Cluster, POSITION_PARTITIONS, STATUS_PARTITIONS, TASK_PARTITIONS};
 use crate::native::access::{self, Target};
 use crate::native::log::Logged;
-use crate::native::topics;
 use crate::reader::fetching::{self, blocking, operation};
+
+pub use self::making::Ensured;
 
 /// What identifies a topic for as long as it lives: another one of the same name has another id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -173,12 +176,6 @@ pub enum Isolation {
 /// How long a request may take.
 const REQUEST: Duration = Duration::from_secs(10);
 
-/// How long a new topic may take until its partitions have leaders.
-const SETTLE: Duration = Duration::from_secs(15);
-
-/// How often it is looked whether it has settled.
-const LOOK: Duration = Duration::from_millis(20);
-
 /// Creates, checks and deletes topics, and grants access to them. Cheap to clone.
 #[derive(Clone)]
 pub struct Admin {
@@ -239,108 +236,32 @@ impl Admin {
         })
     }
 
-    /// Creates the topic if it is missing, and checks it if it is there. Returns when it can be used.
+    /// Gives a topic this configuration and no other. The platform never does; it is there for tests
+    /// that want a cleaner in a hurry.
     ///
     /// # Errors
     ///
-    /// Definite: it is there with other partitions, another cleanup policy or kind of timestamp, or
-    /// a smaller limit of size ([`Error::TopicMismatch`]); or a right is missing. Else transient.
-    pub async fn ensure_topic(&self, spec: &TopicSpec) -> Result<TopicInfo, Error> {
-        if let Some(info) = self.topic(&spec.name).await? {
-            self.check_topic(spec, &info).await?;
-            return Ok(info);
+    /// Transient, or definite where the broker refuses a value.
+    #[cfg(debug_assertions)]
+    pub async fn configure_topic(&self, name: &str, config: &[(&str, &str)]) -> Result<(), Error> {
+        let failed = |failure| operation("configure topic", name, failure);
+        let mut wanted = AlterConfig::new(ResourceSpecifier::Topic(name));
+        for (property, value) in config {
+            wanted = wanted.set(property, value);
         }
-        let mut topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(-1));
-        for (name, value) in &spec.config {
-            topic = topic.set(name, value);
-        }
-        let created = self
+        let altered = self
             .client
             .clients()
             .changing
-            .create_topics([&topic], &options())
-            .await;
-        match single(created) {
-            Ok(()) => {}
-            // Somebody else was faster.
-            Err(failure) if failure.code == RDKafkaErrorCode::TopicAlreadyExists => {}
-            Err(failure) => return Err(operation("create topic", &spec.name, failure)),
-        }
-        let info = self.settled(&spec.name).await?;
-        self.check_topic(spec, &info).await?;
-        Ok(info)
-    }
-
-    /// Waits until all partitions of a new topic have leaders.
-    async fn settled(&self, name: &str) -> Result<TopicInfo, Error> {
-        let deadline = Instant::now() + SETTLE;
-        loop {
-            if let Some(info) = self.topic(name).await? {
-                let ends = self.end_offsets(name, Isolation::ReadUncommitted).await;
-                // Until then the question for a partition's end fails.
-                if ends.is_ok() {
-                    return Ok(info);
-                }
-            }
-            if Instant::now() >= deadline {
-                return Err(Error::TimedOut {
-                    operation: "create topic",
-                    subject: name.to_owned(),
-                    after: SETTLE,
-                });
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    async fn check_topic(&self, spec: &TopicSpec, info: &TopicInfo) -> Result<(), Error> {
-        let mismatch = |property: &str, found: &str, wanted: &str| {
-            Err(Error::TopicMismatch {
-                topic: spec.name.clone(),
-                property: property.to_owned(),
-                found: found.to_owned(),
-                wanted: wanted.to_owned(),
-            })
-        };
-        if info.partitions != spec.partitions {
-            let found = info.partitions.to_string();
-            return mismatch("partitions", &found, &spec.partitions.to_string());
-        }
-        let found = self.topic_config(&spec.name).await?;
-        for (property, wanted) in &spec.config {
-            let found = found.get(property).map_or("", String::as_str);
-            let is_met = match property.as_str() {
-                "cleanup.policy" | "message.timestamp.type" => found == wanted,
-                "max.message.bytes" => at_least(found, wanted),
-                // The others bound time and space; whoever changed them had a reason.
-                _ => true,
-            };
-            if !is_met {
-                return mismatch(property, found, wanted);
-            }
-        }
-        Ok(())
-    }
-
-    async fn topic_config(&self, name: &str) -> Result<BTreeMap<String, String>, Error> {
-        let failed = |failure| operation("describe the configuration of topic", name, failure);
-        let topic = ResourceSpecifier::Topic(name);
-        let described = self
-            .client
-            .clients()
-            .changing
-            .describe_configs([&topic], &options());
-        let described = described
+            .alter_configs([&wanted], &options());
+        let altered = altered
             .await
             .map_err(|error| failed(Failure::from(error)))?;
-        let Some(resource) = described.into_iter().next() else {
-            return Err(failed(Failure::of(RDKafkaErrorCode::Fail)));
-        };
-        let resource = resource.map_err(|code| failed(Failure::of(code)))?;
-        let entries = resource.entries.into_iter();
-        Ok(entries
-            .filter_map(|entry| entry.value.map(|value| (entry.name, value)))
-            .collect())
+        match altered.into_iter().next() {
+            Some(Ok(_)) => Ok(()),
+            Some(Err((_, code))) => Err(failed(Failure::of(code))),
+            None => Err(failed(Failure::of(RDKafkaErrorCode::Fail))),
+        }
     }
 
     /// Returns the topic, or `None` if there is none of this name.
@@ -349,17 +270,8 @@ impl Admin {
     ///
     /// Transient, or definite where the right to describe it is missing.
     pub async fn topic(&self, name: &str) -> Result<Option<TopicInfo>, Error> {
-        let name = name.to_owned();
-        let described = self
-            .ask(move |client| {
-                topics::describe(client, &name, REQUEST)
-                    .map_err(|failure| operation("describe topic", &name, failure))
-            })
-            .await?;
-        Ok(described.map(|described| TopicInfo {
-            id: TopicId(described.id),
-            partitions: described.partitions,
-        }))
+        let mut found = self.describe_all(&[name.to_owned()]).await?;
+        found.remove(name).unwrap_or(Ok(None))
     }
 
     /// Deletes the topic and returns whether it was there. Its records are gone when it returns; its

@@ -76,6 +76,43 @@ async fn a_topic_with_other_partitions_or_another_policy_is_refused_with_what_to
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_topics_are_made_together_and_one_that_is_wrong_is_so_alone() {
+    let fixture = Fixture::new();
+    let name = |n: u32| format!("{}.many{n}", fixture.cluster);
+    let plain = TopicSpec::keyless_table(&name(0));
+    fixture.admin.ensure_topic(&plain).await.unwrap();
+    let three = TopicSpec::keyed_table(&name(1), 3);
+    let three = fixture.admin.ensure_topic(&three).await.unwrap();
+    let mut specs: Vec<_> = (0..60)
+        .map(|n| TopicSpec::keyed_table(&name(n), 1))
+        .collect();
+    specs.push(TopicSpec::keyed_table("not a name of a topic", 1));
+    let mut made = fixture.admin.ensure_topics(&specs).await.unwrap();
+    assert_eq!(made.len(), specs.len());
+    let refused = made.pop().unwrap().unwrap_err();
+    assert!(
+        refused.to_string().contains("not a name of a topic"),
+        "{refused}"
+    );
+    let error = made[0].as_ref().unwrap_err();
+    assert!(matches!(error, Error::TopicMismatch { .. }), "{error}");
+    let known = made[1].as_ref().unwrap();
+    assert!(known.existed);
+    assert_eq!(known.info, three, "an existing topic keeps its partitions");
+    for (n, made) in (2..).zip(&made[2..]) {
+        let made = made.as_ref().unwrap();
+        assert!(!made.existed);
+        let found = fixture.admin.topic(&name(n)).await.unwrap();
+        assert_eq!(found.as_ref(), Some(&made.info));
+    }
+    let again = fixture.admin.ensure_topics(&specs[2..60]).await.unwrap();
+    assert!(again.iter().all(|made| made.as_ref().unwrap().existed));
+    let names: Vec<_> = (0..60).map(name).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    fixture.delete(&names).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_not_there_is_no_error_to_look_for_or_to_delete() {
     let fixture = Fixture::new();
     assert_eq!(fixture.admin.topic("no-such-topic").await.unwrap(), None);

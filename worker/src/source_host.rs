@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use hutong_connectors_core::source::{
     HostError, LiveKeys, SourceHost, SourceProgress, TableAnnouncement, TableProgress, TableState,
-    TableTopic,
+    TableTopic, WantedTopic,
 };
 use hutong_schemas::position::SchemaId;
 use hutong_transport::KafkaConfig;
@@ -53,27 +53,29 @@ impl SourceHost for KafkaHost {
             })
     }
 
-    async fn ensure_topic(
+    async fn ensure_topics(
         &self,
-        topic: &str,
-        keyed: bool,
-        partitions: i32,
-    ) -> Result<TableTopic, HostError> {
-        let wrap = |error| HostError::wrap(format!("could not make topic {topic} ready"), error);
-        // An existing topic keeps its number of partitions, whatever is configured now.
-        let existing = self.admin.topic(topic).await.map_err(wrap)?;
-        let existed = existing.is_some();
-        let partitions = existing.map_or(partitions, |topic| topic.partitions);
-        let spec = if keyed {
-            TopicSpec::keyed_table(topic, partitions)
-        } else {
-            TopicSpec::keyless_table(topic)
+        topics: &[WantedTopic],
+    ) -> Result<Vec<Result<TableTopic, HostError>>, HostError> {
+        let spec = |topic: &WantedTopic| match topic.keyed {
+            true => TopicSpec::keyed_table(&topic.name, topic.partitions),
+            false => TopicSpec::keyless_table(&topic.name),
         };
-        let info = self.admin.ensure_topic(&spec).await.map_err(wrap)?;
-        Ok(TableTopic {
-            partitions: info.partitions,
-            existed,
-        })
+        let specs: Vec<TopicSpec> = topics.iter().map(spec).collect();
+        let ensured = self.admin.ensure_topics(&specs).await;
+        let ensured = ensured
+            .map_err(|error| HostError::wrap("could not make the tables' topics ready", error))?;
+        let each = ensured.into_iter().zip(&specs).map(|(ensured, spec)| {
+            let name = &spec.name;
+            let ensured = ensured.map_err(|error| {
+                HostError::wrap(format!("could not make topic {name} ready"), error)
+            })?;
+            Ok(TableTopic {
+                partitions: ensured.info.partitions,
+                existed: ensured.existed,
+            })
+        });
+        Ok(each.collect())
     }
 
     async fn end_offsets(&self, topic: &str) -> Result<Vec<i64>, HostError> {

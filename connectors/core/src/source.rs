@@ -77,15 +77,13 @@ pub trait SourceHost: Send + Sync {
     /// Returns the id of a schema under a subject, registering it where it is new.
     async fn register(&self, subject: &str, schema: &str) -> Result<SchemaId, HostError>;
 
-    /// Creates the topic of a table where it is missing, checks an existing one, and returns what it
-    /// is, whose number of partitions may differ from the one asked for. A topic of a table without
-    /// a key is not compacted and has one partition.
-    async fn ensure_topic(
+    /// Creates the topics of tables where they are missing, checks those that are there, and returns
+    /// what each is, in the order of the question. The number of partitions of an existing one may
+    /// differ from what is asked for.
+    async fn ensure_topics(
         &self,
-        topic: &str,
-        keyed: bool,
-        partitions: i32,
-    ) -> Result<TableTopic, HostError>;
+        topics: &[WantedTopic],
+    ) -> Result<Vec<Result<TableTopic, HostError>>, HostError>;
 
     /// Returns the offset behind the last record of each partition of a topic.
     async fn end_offsets(&self, topic: &str) -> Result<Vec<i64>, HostError>;
@@ -104,6 +102,17 @@ pub trait SourceHost: Send + Sync {
     /// Says that the source has come to a named place, before or after a durable step or inside a
     /// read, where a test may hold it. In a release nothing happens there.
     async fn reached(&self, _place: &'static str) {}
+}
+
+/// A topic that a table needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedTopic {
+    /// Its name.
+    pub name: String,
+    /// Whether the table has a key; without one its topic is not compacted.
+    pub keyed: bool,
+    /// The number of partitions; one where there is no key.
+    pub partitions: i32,
 }
 
 /// A table's topic.

@@ -1,5 +1,6 @@
 //! Topic ids, which the wrapper's administrative client does not know.
 
+use std::collections::HashSet;
 use std::ffi::{CString, c_char, c_int};
 use std::ptr::NonNull;
 use std::time::Duration;
@@ -121,19 +122,28 @@ pub(crate) struct Described {
     pub(crate) partitions: i32,
 }
 
-/// Asks for one topic; `None` if there is none of this name. Blocks up to `timeout`.
+/// What was found out about a topic: `None` if there is none of this name.
+pub(crate) type Answered = Result<Option<Described>, Failure>;
+
+/// Asks for topics. Blocks up to `timeout`.
 ///
 /// # Safety
 ///
 /// `client` is valid during the call.
 unsafe fn describe_raw(
     client: *mut sys::rd_kafka_t,
-    topic: &str,
+    topics: &[String],
     timeout: Duration,
-) -> Result<Option<Described>, Failure> {
-    let name = CString::new(topic).map_err(|_| Failure::of(RDKafkaErrorCode::InvalidTopic))?;
+) -> Result<Vec<(String, Answered)>, Failure> {
+    let mut names = Vec::with_capacity(topics.len());
+    for topic in topics {
+        let name = CString::new(topic.as_str());
+        names.push(name.map_err(|_| Failure::of(RDKafkaErrorCode::InvalidTopic))?);
+    }
+    let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
     // SAFETY: the client is valid during the call; collection, options and queue are freed after
-    // their last use; what the answer lends is copied while the answer lives.
+    // their last use, and the names outlive the collection, which copies them; what the answer lends
+    // is copied while the answer lives, from an array as long as it says.
     unsafe {
         let queue = AnswerQueue::new(client);
         let options = Options::new(
@@ -141,10 +151,10 @@ unsafe fn describe_raw(
             sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
             timeout,
         );
-        let mut names = [name.as_ptr()];
-        let topics = sys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
-        sys::rd_kafka_DescribeTopics(client, topics, options.as_ptr(), queue.as_ptr());
-        sys::rd_kafka_TopicCollection_destroy(topics);
+        let collection =
+            sys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
+        sys::rd_kafka_DescribeTopics(client, collection, options.as_ptr(), queue.as_ptr());
+        sys::rd_kafka_TopicCollection_destroy(collection);
         // The request's own timeout fires first and says more than ours.
         let answer = queue.wait(timeout + Duration::from_secs(1))?;
         let result = sys::rd_kafka_event_DescribeTopics_result(answer.as_ptr());
@@ -153,10 +163,26 @@ unsafe fn describe_raw(
         }
         let mut count = 0;
         let found = sys::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
-        if found.is_null() || count == 0 {
-            return Ok(None);
+        if found.is_null() {
+            return Ok(Vec::new());
         }
-        let description = *found;
+        let found = std::slice::from_raw_parts(found, count);
+        let described = found.iter().map(|description| {
+            let name = text(sys::rd_kafka_TopicDescription_name(*description));
+            (name, answered(*description))
+        });
+        Ok(described.collect())
+    }
+}
+
+/// Copies what is said of one topic.
+///
+/// # Safety
+///
+/// The description is valid during the call.
+unsafe fn answered(description: *const sys::rd_kafka_TopicDescription_t) -> Answered {
+    // SAFETY: the caller vouches for the description; what it lends is copied.
+    unsafe {
         match copy_failure(sys::rd_kafka_TopicDescription_error(description)) {
             Some(failure)
                 if matches!(
@@ -182,14 +208,31 @@ unsafe fn describe_raw(
     }
 }
 
+/// Asks for topics through any client; a topic that the answer leaves out is not there. Blocks.
+pub(crate) fn describe_all<C: rdkafka::ClientContext>(
+    client: &rdkafka::client::Client<C>,
+    topics: &[String],
+    timeout: Duration,
+) -> Result<Vec<(String, Answered)>, Failure> {
+    // SAFETY: the client is borrowed for the call.
+    let mut answers = unsafe { describe_raw(client.native_ptr(), topics, timeout)? };
+    let mut named: HashSet<String> = answers.iter().map(|(name, _)| name.clone()).collect();
+    for topic in topics {
+        if named.insert(topic.clone()) {
+            answers.push((topic.clone(), Ok(None)));
+        }
+    }
+    Ok(answers)
+}
+
 /// Asks for one topic through any client; `None` if there is none of this name. Blocks.
 pub(crate) fn describe<C: rdkafka::ClientContext>(
     client: &rdkafka::client::Client<C>,
     topic: &str,
     timeout: Duration,
 ) -> Result<Option<Described>, Failure> {
-    // SAFETY: the client is borrowed for the call.
-    unsafe { describe_raw(client.native_ptr(), topic, timeout) }
+    let mut answers = describe_all(client, &[topic.to_owned()], timeout)?;
+    answers.pop().map_or(Ok(None), |(_, answered)| answered)
 }
 
 /// How often a topic must be unknown to be missing, and how long apart: a broker that has just

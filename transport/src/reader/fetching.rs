@@ -8,7 +8,7 @@
 //! records that have left the queue are never lost. When the reader itself is dropped the channel
 //! closes and the thread ends within [`SLICE`], closing the client, which may block, on its way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::CString;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
@@ -502,6 +502,39 @@ pub(crate) fn watermarks(
         };
         explained(consumer, error)
     })
+}
+
+/// Returns those topics, given with their numbers of partitions, of which every partition says where
+/// it ends: its leader knows that it is. One question for all. Blocks.
+pub(crate) fn led(
+    consumer: &BaseConsumer<Logged>,
+    topics: &[(String, i32)],
+) -> Result<Vec<String>, Error> {
+    let mut wanted = TopicPartitionList::new();
+    for (topic, partitions) in topics {
+        for partition in 0..*partitions {
+            wanted
+                .add_partition_offset(topic, partition, Offset::End)
+                .map_err(|error| {
+                    operation("ask for the offsets of", topic, Failure::from(error))
+                })?;
+        }
+    }
+    // A question as a whole fails where no leader is known yet, too: then none is there.
+    let Ok(found) = consumer.offsets_for_times(wanted, PROBE) else {
+        return Ok(Vec::new());
+    };
+    let elements = found.elements();
+    let unled: HashSet<&str> = elements
+        .iter()
+        .filter(|element| {
+            element.error().is_err() || !matches!(element.offset(), Offset::Offset(_))
+        })
+        .map(|element| element.topic())
+        .collect();
+    let led = topics.iter().map(|(topic, _)| topic);
+    let led = led.filter(|topic| !unled.contains(topic.as_str()));
+    Ok(led.cloned().collect())
 }
 
 /// Explains a silence by what has happened to the client's connections.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hutong_connectors_core::postgres_source::Config;
-use hutong_connectors_core::source::{SourceHost, TableAnnouncement};
+use hutong_connectors_core::source::SourceHost;
 use hutong_schemas::class::{Class, Classified};
 use hutong_schemas::table::TableSchema;
 use tokio::sync::{Mutex, mpsc};
@@ -21,13 +21,13 @@ use super::chunk::{self, Job, Key, Readable, Rows};
 use super::error::Error;
 use super::merge::ChunkId;
 use super::side::Side;
-use super::table_plan::{self, TablePlan};
+use super::table_plan::{self, Registered};
 use super::visibility::{self, Visible};
 
-/// Tables whose topics and schemas are made at the same time.
-const PREPARED_AT_ONCE: usize = 16;
-/// Tables that are announced together.
-const ANNOUNCED_AT_ONCE: usize = 64;
+/// Tables whose schemas are registered at the same time.
+const REGISTERED_AT_ONCE: usize = 16;
+/// Tables whose topics are made, and which are announced, together.
+const ANNOUNCED_AT_ONCE: usize = 100;
 /// Pause between looks at the transactions that run.
 const LOOK: Duration = Duration::from_millis(100);
 /// First and longest pause before a piece of work is done again.
@@ -217,13 +217,24 @@ async fn prepare(
         };
         schemas.push(schema);
     }
-    let mut compiled = Vec::new();
-    let mut schemas = schemas.into_iter();
-    while compiled.len() < tables.len() {
-        let some = schemas.by_ref().take(PREPARED_AT_ONCE);
-        let work: Vec<_> = some.map(|schema| compile(host, config, schema)).collect();
-        compiled.extend(futures::future::join_all(work).await);
-    }
+    let fit: Vec<bool> = schemas.iter().map(Result::is_ok).collect();
+    let wanted: Vec<_> = schemas
+        .iter()
+        .flatten()
+        .map(|schema| table_plan::wanted_topic(config, schema))
+        .collect();
+    // A broker takes its time for each topic, and the registry for each schema: both at once.
+    let (topics, registered) = tokio::join!(
+        table_plan::topics(host, &wanted),
+        register(host, config, schemas)
+    );
+    let mut topics = topics?.into_iter();
+    let compiled = registered.into_iter().zip(fit).map(|(registered, is_fit)| {
+        let topic = if is_fit { topics.next() } else { None };
+        let registered = registered?;
+        let topic = topic.unwrap_or_else(|| Err(Error::Protocol("no topic was made".to_owned())));
+        Ok::<_, Error>(registered.in_topic(topic?))
+    });
     let mut prepared = Vec::new();
     let mut announcements = Vec::new();
     let mut unfit = Vec::new();
@@ -259,12 +270,25 @@ async fn prepare(
     Ok(())
 }
 
-async fn compile(
+/// Registers the schemas of tables, some at a time.
+async fn register(
     host: &dyn SourceHost,
     config: &Config,
-    schema: Result<TableSchema, Error>,
-) -> Result<(TablePlan, TableAnnouncement), Error> {
-    let schema = schema?;
-    let captured = vec![true; schema.columns.len()];
-    table_plan::compile(host, config, schema, captured).await
+    schemas: Vec<Result<TableSchema, Error>>,
+) -> Vec<Result<Registered, Error>> {
+    let count = schemas.len();
+    let mut schemas = schemas.into_iter();
+    let mut registered = Vec::with_capacity(count);
+    while registered.len() < count {
+        let some = schemas.by_ref().take(REGISTERED_AT_ONCE);
+        let work: Vec<_> = some
+            .map(async |schema| {
+                let schema = schema?;
+                let captured = vec![true; schema.columns.len()];
+                table_plan::register(host, config, schema, captured).await
+            })
+            .collect();
+        registered.extend(futures::future::join_all(work).await);
+    }
+    registered
 }

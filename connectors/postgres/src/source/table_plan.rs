@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hutong_connectors_core::postgres_source::Config;
-use hutong_connectors_core::source::{SourceHost, TableAnnouncement};
+use hutong_connectors_core::source::{SourceHost, TableAnnouncement, TableTopic, WantedTopic};
 use hutong_schemas::batch::{Record, RecordBatch};
 use hutong_schemas::cell::Cell;
 use hutong_schemas::envelope::{EventEncoder, EventSource, Op, event_schemas};
@@ -32,7 +32,7 @@ pub(crate) struct TablePlan {
     room: usize,
 }
 
-/// Compiles the plan of a table, as [`compile`], and makes its types known.
+/// Makes a table's topic, registers its schemas and makes its types known.
 pub(crate) async fn announce(
     host: &dyn SourceHost,
     config: &Config,
@@ -40,21 +40,68 @@ pub(crate) async fn announce(
     captured: Vec<bool>,
 ) -> Result<TablePlan, Error> {
     let doing = format!("could not announce table {}", schema.id);
-    let (plan, announcement) = compile(host, config, schema, captured).await?;
+    let topic = topics(host, &[wanted_topic(config, &schema)]).await?.pop();
+    let topic = topic.unwrap_or_else(|| Err(Error::Protocol("no topic was made".to_owned())))?;
+    let registered = register(host, config, schema, captured).await?;
+    let (plan, announcement) = registered.in_topic(topic);
     host.announce_tables(&[announcement])
         .await
         .map_err(|source| Error::Host { doing, source })?;
     Ok(plan)
 }
 
-/// Registers a table's schemas, makes sure of its topic, and compiles its plan. `captured` says
-/// which columns of received rows those of the schema are.
-pub(crate) async fn compile(
+/// Returns the topic that a table needs.
+pub(crate) fn wanted_topic(config: &Config, schema: &TableSchema) -> WantedTopic {
+    let keyed = !schema.key.is_empty();
+    WantedTopic {
+        name: topic_name(config, schema),
+        keyed,
+        partitions: if keyed { config.partitions } else { 1 },
+    }
+}
+
+/// Makes sure of tables' topics, all at once, and returns them in the order of the question.
+pub(crate) async fn topics(
+    host: &dyn SourceHost,
+    wanted: &[WantedTopic],
+) -> Result<Vec<Result<TableTopic, Error>>, Error> {
+    let failed = |source| Error::Host {
+        doing: "could not create a table's topic".to_owned(),
+        source,
+    };
+    let made = host.ensure_topics(wanted).await.map_err(failed)?;
+    let made = made.into_iter().map(|topic| topic.map_err(failed));
+    Ok(made.collect())
+}
+
+fn topic_name(config: &Config, schema: &TableSchema) -> String {
+    format!("{}.{}", config.topic_prefix, schema.id)
+}
+
+/// A table whose schemas are registered.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    plan: TablePlan,
+    announcement: TableAnnouncement,
+}
+
+impl Registered {
+    /// Returns what can be used once the table's topic is there.
+    pub(crate) fn in_topic(mut self, topic: TableTopic) -> (TablePlan, TableAnnouncement) {
+        self.plan.topic_existed = topic.existed;
+        self.announcement.partitions = topic.partitions;
+        (self.plan, self.announcement)
+    }
+}
+
+/// Registers a table's schemas and compiles its plan. `captured` says which columns of received rows
+/// those of the schema are.
+pub(crate) async fn register(
     host: &dyn SourceHost,
     config: &Config,
     schema: TableSchema,
     captured: Vec<bool>,
-) -> Result<(TablePlan, TableAnnouncement), Error> {
+) -> Result<Registered, Error> {
     let table = schema.id.to_string();
     let row = |source| Error::Row {
         table: table.clone(),
@@ -64,13 +111,8 @@ pub(crate) async fn compile(
         let doing = format!("could not {doing} of table {table}");
         move |source| Error::Host { doing, source }
     };
-    let topic = format!("{}.{}", config.topic_prefix, schema.id);
+    let topic = topic_name(config, &schema);
     let schemas = event_schemas(&topic, &schema).map_err(row)?;
-    let keyed = schemas.key.is_some();
-    let table_topic = host
-        .ensure_topic(&topic, keyed, if keyed { config.partitions } else { 1 })
-        .await
-        .map_err(host_error("create the topic"))?;
     let key_id = match &schemas.key {
         Some(key) => Some(
             host.register(&format!("{topic}-key"), key)
@@ -90,7 +132,7 @@ pub(crate) async fn compile(
         topic: topic.clone(),
         database: database.clone(),
         schema: schema.clone(),
-        partitions: table_topic.partitions,
+        partitions: config.partitions,
         key_schema_id: key_id,
         value_schema_id: value_id,
     };
@@ -101,14 +143,14 @@ pub(crate) async fn compile(
             .map(|column| text::room(&column.sql_type))
             .sum(),
         topic: Arc::from(topic),
-        topic_existed: table_topic.existed,
+        topic_existed: false,
         encoder,
         key_schema_id: key_id,
         value_schema: schemas.value,
         captured,
         schema,
     };
-    Ok((plan, announcement))
+    Ok(Registered { plan, announcement })
 }
 
 /// Empties a row and gives it a new lifetime; its memory is kept.

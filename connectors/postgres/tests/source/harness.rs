@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use hutong_connectors_core::postgres_source::Config;
 use hutong_connectors_core::source::{
     HostError, LiveKeys, SourceBatch, SourceHost, SourceProgress, TableAnnouncement, TableProgress,
-    TableState, TableTopic,
+    TableState, TableTopic, WantedTopic,
 };
 use hutong_connectors_postgres::source::{Connected, Error};
 use hutong_schemas::cell::Cell;
@@ -270,17 +270,18 @@ impl SourceHost for Platform {
         Ok(SchemaId(id))
     }
 
-    async fn ensure_topic(
+    async fn ensure_topics(
         &self,
-        topic: &str,
-        _: bool,
-        partitions: i32,
-    ) -> Result<TableTopic, HostError> {
-        let is_new = self.log.lock().unwrap().topics.insert(topic.to_owned());
-        Ok(TableTopic {
-            partitions,
-            existed: !is_new,
-        })
+        topics: &[WantedTopic],
+    ) -> Result<Vec<Result<TableTopic, HostError>>, HostError> {
+        let mut log = self.log.lock().unwrap();
+        let mut ensure = |topic: &WantedTopic| {
+            Ok(TableTopic {
+                partitions: topic.partitions,
+                existed: !log.topics.insert(topic.name.clone()),
+            })
+        };
+        Ok(topics.iter().map(&mut ensure).collect())
     }
 
     /// The number of events of all topics stands for an offset.
