@@ -232,7 +232,7 @@ impl TablePlan {
                 "table {}, column \"{}\" ({}): {malformed}",
                 self.schema.id, column.name, column.sql_type
             ),
-            hint: matches!(malformed, Malformed::NotFinite | Malformed::NotUtf8).then(|| {
+            hint: (malformed != Malformed::Value).then(|| {
                 format!(
                     "correct the row at the source and read the table again, or leave the column out with column.exclude.list={}.{}",
                     self.schema.id, column.name

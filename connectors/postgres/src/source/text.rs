@@ -27,7 +27,7 @@ pub(crate) enum Malformed {
     NotUtf8,
     #[error("the array has more than one dimension, which no Avro array has")]
     Dimensions,
-    #[error("the interval is longer than 64 bits of microseconds")]
+    #[error("the value is beyond what 64 bits of microseconds hold")]
     TooLong,
 }
 
@@ -541,7 +541,7 @@ fn timestamp(text: &[u8], zone: Zone) -> Result<i64, Malformed> {
         midnight
             .checked_mul(MICROS_PER_SECOND)
             .and_then(|midnight| midnight.checked_add(time(clock).ok()?))
-            .ok_or(Malformed::Value)
+            .ok_or(Malformed::TooLong)
     })
 }
 
