@@ -538,9 +538,10 @@ fn timestamp(text: &[u8], zone: Zone) -> Result<i64, Malformed> {
             Zone::Offset => split_offset(rest)?,
         };
         let midnight = days(date, era)? * SECONDS_PER_DAY - offset;
+        let clock = time(clock)?;
         midnight
             .checked_mul(MICROS_PER_SECOND)
-            .and_then(|midnight| midnight.checked_add(time(clock).ok()?))
+            .and_then(|midnight| midnight.checked_add(clock))
             .ok_or(Malformed::TooLong)
     })
 }
