@@ -12,14 +12,16 @@ KEEP ?=
 SEEDS ?= 10
 # Which benchmarks `make bench` runs, by the beginnings of their names; all if empty.
 ONLY ?=
+# How often `make bench-peers` measures each pair.
+TURNS ?= 3
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench up down fmt lint golden doc build prerequisites
+.PHONY: help demo test soak bench bench-peers up down fmt lint golden doc build prerequisites
 
 help: ## Shows this list.
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: build ## Plays the four departments on servers of its own; KEEP=1 leaves them up.
 	$(HUTONG) demo $(if $(KEEP),--keep)
@@ -28,12 +30,15 @@ test: prerequisites ## Starts servers and runs every test.
 	$(CARGO) test --locked --workspace --no-run
 	$(HUTONG) local test -- $(CARGO) test --locked --workspace
 
-soak: prerequisites ## Repeats the kill test with SEEDS=n seeds.
+soak: prerequisites ## Repeats the kill test and the moving test with SEEDS=n seeds.
 	$(CARGO) test --locked --package hutong --no-run
-	SOAK_SEEDS=$(SEEDS) $(HUTONG) local test -- $(CARGO) test --locked --package hutong --test main -- --nocapture every_change_is_delivered
+	SOAK_SEEDS=$(SEEDS) $(HUTONG) local test -- $(CARGO) test --locked --package hutong --test main -- --nocapture --test-threads 1 every_change_is_delivered every_record_is_what_the_policy
 
 bench: prerequisites ## Measures speed and memory beside the machine's limits; ONLY="stream sink" picks.
 	$(CARGO) bench --locked --package hutong --bench main -- $(ONLY)
+
+bench-peers: prerequisites ## Measures beside Debezium, exactly once on both sides; ONLY="peer_stream" picks.
+	TURNS=$(TURNS) $(CARGO) bench --locked --package hutong --bench main -- peers $(ONLY)
 
 up: build ## Starts a local platform on the standard ports.
 	$(HUTONG) up

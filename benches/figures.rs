@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use hutong_local::scratch::checkout;
@@ -114,16 +115,40 @@ impl Figures {
 
     /// Prints the table and writes the file.
     pub(crate) fn write(&self) -> Result<()> {
+        self.print()?;
+        store(&self.rows.iter().map(Row::to_json).collect::<Vec<_>>())
+    }
+
+    /// Prints the table, and puts its rows into the file in place of those of the same names.
+    pub(crate) fn add_to_file(&self) -> Result<()> {
+        self.print()?;
+        let mut rows: Vec<Value> = match fs::read(file()?) {
+            Ok(text) => serde_json::from_slice(&text).context("target/bench.json")?,
+            Err(_) => Vec::new(),
+        };
+        rows.retain(|row| !self.rows.iter().any(|new| row["name"] == new.name.as_str()));
+        rows.extend(self.rows.iter().map(Row::to_json));
+        store(&rows)
+    }
+
+    fn print(&self) -> Result<()> {
         let mut table = format!("\n{}\n\n", self.machine);
         for row in &self.rows {
             writeln!(table, "{}", row.line())?;
         }
         println!("{table}");
-        let rows: Vec<Value> = self.rows.iter().map(Row::to_json).collect();
-        let path = checkout()?.join("target/bench.json");
-        fs::write(&path, serde_json::to_string_pretty(&rows)?)
-            .with_context(|| format!("could not write {}", path.display()))
+        Ok(())
     }
+}
+
+fn file() -> Result<PathBuf> {
+    Ok(checkout()?.join("target/bench.json"))
+}
+
+fn store(rows: &[Value]) -> Result<()> {
+    let path = file()?;
+    fs::write(&path, serde_json::to_string_pretty(rows)?)
+        .with_context(|| format!("could not write {}", path.display()))
 }
 
 impl Row {

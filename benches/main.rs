@@ -8,6 +8,7 @@
 //! ```text
 //! make bench                       all of them
 //! make bench ONLY="stream sink"    those whose names begin so
+//! make bench-peers                 beside Debezium, see [`peers`]
 //! ```
 //!
 //! The table is printed, and written to `target/bench.json` as `{name, ours, limit, ratio, unit}`.
@@ -23,11 +24,13 @@ mod echo;
 mod figures;
 mod latency;
 mod load;
+mod peers;
 mod process;
 mod sink;
 mod snapshot;
 mod stand;
 mod stream;
+mod tables;
 mod view;
 
 use anyhow::Result;
@@ -43,6 +46,9 @@ async fn main() -> Result<()> {
         .skip(1)
         .filter(|argument| !argument.starts_with("--"))
         .collect();
+    if only.first().is_some_and(|first| first == "peers") {
+        return beside_peers(only[1..].to_vec()).await;
+    }
     let mut figures = Figures::new(only);
     process::require_tools(&["psql", "pg_recvlogical"])?;
     let mut stand = stand::Stand::start().await?;
@@ -53,6 +59,17 @@ async fn main() -> Result<()> {
     sink::run(&mut stand, &mut figures).await?;
     latency::run(&mut stand, &mut figures).await?;
     backfill::run(&mut stand, &mut figures).await?;
+    tables::run(&mut stand, &mut figures).await?;
     figures.memory();
     figures.write()
+}
+
+/// The comparison with Debezium; its figures join those of the last `make bench`.
+async fn beside_peers(only: Vec<String>) -> Result<()> {
+    peers::require()?;
+    let mut figures = Figures::new(only);
+    let mut stand = stand::Stand::start().await?;
+    figures.machine(&stand).await?;
+    peers::run(&mut stand, &mut figures).await?;
+    figures.add_to_file()
 }

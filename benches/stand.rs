@@ -1,5 +1,6 @@
 //! Servers and a platform to measure, and what all benchmarks ask of them.
 
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,7 @@ pub(crate) struct Stand {
     _source_server: Postgres,
     _sink_server: Postgres,
     _kafka: Kafka,
-    _servers: OwnServers,
+    servers: OwnServers,
 }
 
 impl Stand {
@@ -67,7 +68,7 @@ impl Stand {
             _source_server: source_server,
             _sink_server: sink_server,
             _kafka: kafka,
-            _servers: servers,
+            servers,
         })
     }
 
@@ -258,6 +259,21 @@ impl Stand {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Waits until nobody uses a slot.
+    pub(crate) async fn wait_inactive(&self, db: &Client, slot: &str) -> Result<()> {
+        let active = "select count(*) from pg_replication_slots where slot_name = $1 and active";
+        until("the slot to be free", PATIENCE, async || {
+            let users: i64 = db.query_one(active, &[&slot]).await?.get(0);
+            Ok(if users == 0 { Ok(()) } else { Err(users) })
+        })
+        .await
+    }
+
+    /// Returns the folder for files of this run.
+    pub(crate) fn folder(&self) -> &Path {
+        self.servers.run().path()
     }
 
     /// Waits until a slot is in use, and returns when that was. A slot that is still being made is in

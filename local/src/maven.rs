@@ -10,7 +10,11 @@ use crate::process;
 
 /// Fills `target` by `fill` unless that was done before. The folder appears whole or not at all,
 /// so that neither an interrupted download nor two runs at once leave half of it.
-pub(crate) fn once(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+///
+/// # Errors
+///
+/// If `fill` fails, or the folder cannot be made.
+pub fn once(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if target.is_dir() {
         return Ok(());
     }
@@ -40,7 +44,11 @@ fn open_to_others(path: &Path) -> Result<()> {
 }
 
 /// Copies the runtime dependencies that a pom names into `target`.
-pub(crate) fn copy_dependencies(pom: &Path, target: &Path) -> Result<()> {
+///
+/// # Errors
+///
+/// If Maven is missing or fails.
+pub fn copy_dependencies(pom: &Path, target: &Path) -> Result<()> {
     let mut command = maven()?;
     command
         .arg("--file")
@@ -60,7 +68,11 @@ fn maven() -> Result<Command> {
 }
 
 /// Copies one artifact (`group:name:version:type`) into `target`.
-pub(crate) fn copy(artifact: &str, target: &Path) -> Result<()> {
+///
+/// # Errors
+///
+/// If Maven is missing or fails.
+pub fn copy(artifact: &str, target: &Path) -> Result<()> {
     let mut command = maven()?;
     command
         .arg("dependency:copy")
