@@ -13,7 +13,7 @@
 //! there. Both are decided by what the server sends alone (places, and the order among equals), never
 //! by what we made of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -132,7 +132,7 @@ pub(crate) struct Changes {
     position: Position,
     /// What is known of the captured tables.
     pub(crate) states: Tables,
-    tables: HashMap<u32, Entry>,
+    tables: BTreeMap<u32, Entry>,
     /// What the server says tables look like, until their first change that is not done. What it
     /// sends before changes that are done may be older than what is stored.
     described: HashMap<u32, Relation>,
@@ -174,7 +174,7 @@ impl Changes {
             states,
             merge: None,
             rows_wait: false,
-            tables: HashMap::new(),
+            tables: BTreeMap::new(),
             described: HashMap::new(),
             transaction: None,
             limits,
@@ -211,7 +211,7 @@ impl Changes {
     }
 
     /// Returns the writer with the plans, for finding missing values.
-    pub(crate) fn parts(&mut self) -> (&mut Writer, &HashMap<u32, Entry>) {
+    pub(crate) fn parts(&mut self) -> (&mut Writer, &BTreeMap<u32, Entry>) {
         (&mut self.writer, &self.tables)
     }
 
@@ -395,8 +395,7 @@ impl Changes {
         let records_before = self.writer.batch.records.len();
         let waiting_before = self.writer.waiting.len();
         if let Entry::Captured(plan) = entry {
-            let plan = Arc::clone(plan);
-            if let Err(error) = self.write(&plan, change, &source) {
+            if let Err(error) = write(&mut self.writer, self.skipped, plan, change, &source) {
                 if error.class() != Class::Definite {
                     return Err(error);
                 }
@@ -414,26 +413,6 @@ impl Changes {
         }
         self.done(lsn, ordinal, has_events);
         Ok(self.full())
-    }
-
-    fn write(
-        &mut self,
-        plan: &Arc<TablePlan>,
-        change: &Message<'_>,
-        source: &EventSource,
-    ) -> Result<(), Error> {
-        match *change {
-            Message::Insert { new, .. } if !self.skipped.create => {
-                self.writer.insert(plan, new, source)
-            }
-            Message::Update { old, new, .. } if !self.skipped.update => {
-                self.writer.update(plan, old, new, source)
-            }
-            Message::Delete { old, .. } if !self.skipped.delete => {
-                self.writer.delete(plan, old, source)
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Notes with the newest event that waits how far the stream was done before it.
@@ -597,6 +576,24 @@ impl Changes {
             step: source::Step::Stream,
             last_commit_ts_us: self.last_commit_ts_us.take(),
         }
+    }
+}
+
+/// Writes the event of a change, unless its operation is skipped.
+fn write(
+    writer: &mut Writer,
+    skipped: Skipped,
+    plan: &Arc<TablePlan>,
+    change: &Message<'_>,
+    source: &EventSource,
+) -> Result<(), Error> {
+    match *change {
+        Message::Insert { new, .. } if !skipped.create => writer.insert(plan, new, source),
+        Message::Update { old, new, .. } if !skipped.update => {
+            writer.update(plan, old, new, source)
+        }
+        Message::Delete { old, .. } if !skipped.delete => writer.delete(plan, old, source),
+        _ => Ok(()),
     }
 }
 

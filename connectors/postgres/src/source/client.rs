@@ -16,6 +16,7 @@ use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, Scr
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::connect::Io;
 use super::error::Error;
 
 /// What one read asks the socket for. Large, because a client that takes what has gathered lets the
@@ -60,6 +61,8 @@ pub(crate) struct Client<S> {
     stream: S,
     inbound: BytesMut,
     outbound: BytesMut,
+    /// How many bytes must have arrived before [`Client::fill`] sees them.
+    gathers: usize,
     /// The server's process that serves us.
     pub(crate) backend_pid: i32,
     /// The server's version, such as `150018`.
@@ -73,6 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
             stream,
             inbound: BytesMut::with_capacity(READ_BYTES),
             outbound: BytesMut::new(),
+            gathers: 1,
             backend_pid: 0,
             server_version: 0,
         };
@@ -386,6 +390,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
             doing: "send to the server".to_owned(),
             source,
         })
+    }
+}
+
+impl Client<Box<dyn Io>> {
+    /// Lets [`Client::fill`] wait until so many bytes have arrived. The server sends a piece for each
+    /// change, and to be woken for each costs more than all that is done with it. Lowered, `fill`
+    /// returns what is there.
+    pub(crate) fn gather(&mut self, bytes: usize) {
+        if self.gathers != bytes {
+            // Without it, pieces are read as they come.
+            self.stream.gather(bytes).unwrap_or_default();
+            self.gathers = bytes;
+        }
     }
 }
 

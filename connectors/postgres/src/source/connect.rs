@@ -11,19 +11,33 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::client::{Client, Login};
 use super::error::Error;
-use super::sql;
+use super::{low_water, sql};
 use crate::tls;
 
 /// How long reaching the server and logging in may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A byte stream to a server, encrypted or not.
-pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send + Sync {
+    /// Lets the system wake us only when so many bytes have arrived.
+    fn gather(&self, bytes: usize) -> std::io::Result<()>;
+}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Io for T {}
+impl Io for TcpStream {
+    fn gather(&self, bytes: usize) -> std::io::Result<()> {
+        low_water::set(self, bytes)
+    }
+}
+
+impl Io for TlsStream<TcpStream> {
+    fn gather(&self, bytes: usize) -> std::io::Result<()> {
+        self.get_ref().0.gather(bytes)
+    }
+}
 
 /// A client over whatever stream the configuration asks for.
 pub(crate) type AnyClient = Client<Box<dyn Io>>;

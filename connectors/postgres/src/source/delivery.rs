@@ -102,6 +102,11 @@ impl Delivery {
         }
     }
 
+    /// Returns whether a batch could be handed over at once.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.out.capacity() > 0
+    }
+
     /// Waits until a batch can be handed over.
     ///
     /// # Cancel safety

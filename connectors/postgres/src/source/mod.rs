@@ -34,6 +34,7 @@ mod following;
 mod keyless;
 mod lifecycle;
 mod literal;
+mod low_water;
 mod merge;
 mod offsets;
 mod pgoutput;

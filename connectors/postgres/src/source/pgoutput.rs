@@ -233,7 +233,7 @@ pub(crate) fn message(mut body: &[u8]) -> Result<Message<'_>, Error> {
             expect(body, b'N')?;
             Message::Insert {
                 oid,
-                new: tuple(body)?,
+                new: last_tuple(body)?,
             }
         }
         b'U' => {
@@ -249,7 +249,7 @@ pub(crate) fn message(mut body: &[u8]) -> Result<Message<'_>, Error> {
             Message::Update {
                 oid,
                 old,
-                new: tuple(body)?,
+                new: last_tuple(body)?,
             }
         }
         b'D' => {
@@ -309,6 +309,15 @@ fn tuple<'a>(body: &mut &'a [u8]) -> Result<Tuple<'a>, Error> {
     Ok(Tuple {
         columns,
         bytes: &start[..start.len() - rest.len()],
+    })
+}
+
+/// Takes the row that a message ends with. Whoever goes over its columns finds out whether it is whole.
+fn last_tuple<'a>(body: &mut &'a [u8]) -> Result<Tuple<'a>, Error> {
+    let columns = body.try_get_u16().map_err(|_| truncated())?;
+    Ok(Tuple {
+        columns,
+        bytes: std::mem::take(body),
     })
 }
 

@@ -58,6 +58,12 @@ const BUDGET_PATIENCE: Duration = Duration::from_secs(1);
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the server may take to let go of the slot.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many bytes of messages shall have arrived before they are read, while nothing of them could
+/// leave, and how long that is waited for.
+const GATHER_BYTES: usize = 64 << 10;
+const GATHER_TIME: Duration = Duration::from_millis(2);
+/// How many bytes of a transaction's events say that many more will follow.
+const LONG_TRANSACTION_BYTES: usize = 256 << 10;
 /// How many bytes of messages are decoded before other tasks get their turn.
 const DECODE_BYTES_MAX: usize = 64 << 10;
 
@@ -157,6 +163,8 @@ impl Streaming {
             let _ = self.hand_over().await?;
         }
         self.settle().await;
+        // What the server says last is little.
+        self.client.gather(1);
         // The slot is free for the next one when this returns, if the server plays along.
         let _ = timeout(END_TIMEOUT, self.client.end_copy_both()).await;
         self.client.close().await;
@@ -168,6 +176,8 @@ impl Streaming {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stop = self.delivery.stop_signal();
         let mut confirmed = self.delivery.confirmed_signal();
+        // Whether what has arrived shall be read now, however little it is.
+        let mut is_due = false;
         loop {
             if self.read_buffered().await? == Flow::Stop {
                 return Ok(());
@@ -184,6 +194,8 @@ impl Streaming {
                 && (!self.changes.writer.is_empty()
                     || self.changes.states.are_changed()
                     || self.can_emit_rows());
+            let gathers = !is_due && self.has_time();
+            self.client.gather(if gathers { GATHER_BYTES } else { 1 });
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => return Ok(()),
@@ -192,9 +204,18 @@ impl Streaming {
                 }
                 filled = self.client.fill() => {
                     filled?;
+                    is_due = false;
                     self.heard_at = Instant::now();
                 }
+                () = sleep(GATHER_TIME), if gathers => is_due = true,
                 flow = self.delivery.ready(), if may_close => {
+                    if flow == Flow::Continue && gathers {
+                        // What has arrived meanwhile leaves too.
+                        is_due = true;
+                        self.client.gather(1);
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
                     if flow == Flow::Stop || self.hand_over().await? == Flow::Stop {
                         return Ok(());
                     }
@@ -214,6 +235,15 @@ impl Streaming {
                 }
             }
         }
+    }
+
+    /// Returns whether nothing of what arrives could leave now, so that it may gather.
+    fn has_time(&self) -> bool {
+        let writer = &self.changes.writer;
+        if self.changes.in_transaction() && writer.bytes() >= LONG_TRANSACTION_BYTES {
+            return true;
+        }
+        !writer.is_empty() && !self.delivery.is_ready()
     }
 
     /// Goes over the complete messages in the buffer.
