@@ -98,10 +98,15 @@ pub(crate) async fn set_organisation(
         ));
     }
     let principal = organisation.kafka_principal.as_deref();
-    if principal.is_some_and(|principal| !principal.starts_with("User:") || principal.len() < 6) {
+    // `User:*` is everybody.
+    let is_one = |principal: &str| {
+        let name = principal.strip_prefix("User:");
+        name.is_some_and(|name| !name.is_empty() && name != "*")
+    };
+    if principal.is_some_and(|principal| !is_one(principal)) {
         return Err(Error::field(
             "kafka_principal",
-            "must be a principal such as User:qts",
+            "must be one principal such as User:qts",
         ));
     }
     let mut tx = app.store.begin_change().await?;

@@ -1,7 +1,7 @@
 //! Tokens: made from 32 random bytes, shown once, stored as SHA-256 only.
 
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use base64::Engine;
@@ -41,9 +41,17 @@ impl Token {
     }
 }
 
+/// The bits of a file's mode that nobody but its owner may have; its group may read, because that is
+/// how Kubernetes mounts secrets.
+const OTHERS: u32 = 0o037;
+
+/// The shortest token of a file: as long as a UUID in hexadecimal.
+const TOKEN_CHARS_MIN: usize = 32;
+
 /// Makes sure that there is an administrator.
 ///
-/// The file's token is valid unless it was revoked. Where neither the file nor an administrator
+/// The file's token is valid unless it was revoked. It must be nobody else's to read or to write, and
+/// too long to be guessed: the platform hangs on it, and it may have been written by hand. Where neither the file nor an administrator
 /// exists, both are made, the file first: a crash in between leaves a file whose token the next
 /// start makes valid.
 ///
@@ -57,7 +65,17 @@ pub(crate) async fn ensure_admin(store: &Store, path: &Path) -> Result<(), Error
     };
     let mut connection = store.acquire().await?;
     let token = match std::fs::read_to_string(path) {
-        Ok(text) => Token(text.trim().to_owned()),
+        Ok(text) => {
+            let mode = std::fs::metadata(path)
+                .map_err(failed)?
+                .permissions()
+                .mode();
+            if mode & OTHERS != 0 {
+                let what = format!("it has mode {:o}, and others must not use it", mode & 0o777);
+                return Err(failed(invalid(what)));
+            }
+            Token(text.trim().to_owned())
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             if tokens::any_platform_admin(&mut connection).await? {
                 return Ok(());
@@ -69,9 +87,9 @@ pub(crate) async fn ensure_admin(store: &Store, path: &Path) -> Result<(), Error
         }
         Err(error) => return Err(failed(error)),
     };
-    if token.0.is_empty() {
-        let empty = std::io::Error::new(std::io::ErrorKind::InvalidData, "the file is empty");
-        return Err(failed(empty));
+    if token.0.len() < TOKEN_CHARS_MIN {
+        let what = format!("it holds less than {TOKEN_CHARS_MIN} characters");
+        return Err(failed(invalid(what)));
     }
     let admin = Caller {
         owner: PLATFORM.to_owned(),
@@ -85,6 +103,10 @@ pub(crate) async fn ensure_admin(store: &Store, path: &Path) -> Result<(), Error
     )
     .await?;
     Ok(())
+}
+
+fn invalid(what: String) -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::InvalidData, what)
 }
 
 /// Writes a file of mode 600 whole or not at all.

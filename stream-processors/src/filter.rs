@@ -121,10 +121,10 @@ mod tests {
         let mut rest = number << 1;
         let mut key = Vec::new();
         while rest >= 0x80 {
-            key.push((rest & 0x7F) as u8 | 0x80);
+            key.push(rest.to_le_bytes()[0] | 0x80);
             rest >>= 7;
         }
-        key.push(rest as u8);
+        key.push(rest.to_le_bytes()[0]);
         key
     }
 

@@ -122,7 +122,7 @@ pub(crate) fn failure(dialect: Dialect, error: Error) -> Response {
         }
         Error::Kafka(_) => {
             tracing::warn!(error = error.chain(), "request failed in Kafka");
-            let text = format!("{}; try again later", error.chain());
+            let text = format!("{error}; try again later");
             (StatusCode::SERVICE_UNAVAILABLE, None, text)
         }
         Error::Listen { .. } | Error::AdminToken { .. } | Error::Stored { .. } => {

@@ -46,6 +46,10 @@ async fn read<T: DeserializeOwned>(request: Request, dialect: Dialect) -> Result
     let bytes = collect(request.into_body())
         .await
         .map_err(|(status, message)| plain(dialect, status, &message))?;
+    if let Some(field) = field_with_nul(&bytes) {
+        let error = Error::field(&field, "holds the character U+0000, which cannot be stored");
+        return Err(failure(dialect, error));
+    }
     serde_json::from_slice(&bytes).map_err(|error| {
         let message = match error.classify() {
             serde_json::error::Category::Data => format!("the body is not as expected: {error}"),
@@ -53,6 +57,43 @@ async fn read<T: DeserializeOwned>(request: Request, dialect: Dialect) -> Result
         };
         failure(dialect, Error::invalid(message))
     })
+}
+
+/// Returns the path to a text with U+0000, which JSON can say and PostgreSQL cannot store.
+fn field_with_nul(bytes: &[u8]) -> Option<String> {
+    let escape = b"u0000";
+    if !bytes.windows(escape.len()).any(|window| window == escape) {
+        return None;
+    }
+    // What is malformed is told so by who reads it.
+    path_to_nul(&serde_json::from_slice(bytes).ok()?)
+}
+
+fn path_to_nul(value: &serde_json::Value) -> Option<String> {
+    use serde_json::Value;
+    let below = |key: &str, value| {
+        let rest: String = path_to_nul(value)?;
+        Some(if rest.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{key}.{rest}")
+        })
+    };
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => None,
+        Value::String(text) => text.contains('\0').then(String::new),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .find_map(|(index, item)| below(&index.to_string(), item)),
+        Value::Object(fields) => fields.iter().find_map(|(key, value)| {
+            if key.contains('\0') {
+                Some(key.replace('\0', "\u{fffd}"))
+            } else {
+                below(key, value)
+            }
+        }),
+    }
 }
 
 /// Largest body of a request: a view document or schema is far below.
@@ -120,6 +161,10 @@ async fn path<T: DeserializeOwned + Send, S: Send + Sync>(
     state: &S,
     dialect: Dialect,
 ) -> Result<T, Response> {
+    if parts.uri.to_string().contains("%00") {
+        let message = "the address holds the character U+0000, which no name has";
+        return Err(plain(dialect, StatusCode::BAD_REQUEST, message));
+    }
     axum::extract::Path::from_request_parts(parts, state)
         .await
         .map(|axum::extract::Path(named)| named)

@@ -208,3 +208,58 @@ fn roles_and_owners_bound_what_a_token_may_do() {
         platform.end().await;
     });
 }
+
+/// Whoever can read the file is the platform's administrator.
+#[test]
+fn a_file_that_others_may_read_or_that_could_be_guessed_is_no_administrators() {
+    run(async {
+        let mut platform = Platform::without_kafka().await;
+        platform.stop().await;
+        let file = platform.token_file();
+        let set_mode = |mode| {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&file, permissions).unwrap();
+        };
+        for mode in [0o644, 0o660, 0o606, 0o601] {
+            set_mode(mode);
+            let refused = platform.try_restart().await.unwrap_err();
+            let words = format!("it has mode {mode:o}, and others must not use it");
+            assert!(refused.contains(&words), "{refused}");
+        }
+        set_mode(0o640);
+        platform.try_restart().await.unwrap();
+        platform.stop().await;
+        std::fs::write(&file, "x").unwrap();
+        let refused = platform.try_restart().await.unwrap_err();
+        assert!(refused.contains("less than 32 characters"), "{refused}");
+        platform.end().await;
+    });
+}
+
+#[test]
+fn what_can_be_said_in_json_and_not_be_stored_is_refused_by_name() {
+    run(async {
+        let platform = Platform::without_kafka().await;
+        let token = json!({"owner": "aic", "role": "reader", "description": "a\0b"});
+        let refused = platform.platform("POST", "/api/v1/tokens", Some(token));
+        refused
+            .await
+            .refuses(400, "description: holds the character U+0000");
+        let config = json!({"name": "a", "config": {"database.user": "\0"}});
+        let refused = platform.connect("POST", "/connectors", Some(config));
+        let words = "config.database.user: holds the character U+0000";
+        refused.await.refuses(400, words);
+        let escaped = json!({"owner": "aic", "role": "reader", "description": "\\u0000"});
+        let path = "/api/v1/tokens";
+        platform.platform("POST", path, Some(escaped)).await.ok();
+        let refused = platform.connect("GET", "/connectors/a%00b", None);
+        refused.await.refuses(400, "U+0000");
+        for principal in ["User:*", "User:", "qts"] {
+            let body = json!({"kafka_principal": principal});
+            let path = "/api/v1/organisations/qts";
+            let refused = platform.platform("PUT", path, Some(body)).await;
+            refused.refuses(400, "must be one principal such as User:qts");
+        }
+        platform.end().await;
+    });
+}

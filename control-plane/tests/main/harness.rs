@@ -182,6 +182,23 @@ impl Platform {
         self.running = Some(start(self.config.clone()).await.unwrap());
     }
 
+    /// Starts the control plane again, or says why it does not start.
+    pub(crate) async fn try_restart(&mut self) -> Result<(), String> {
+        match start(self.config.clone()).await {
+            Ok(running) => {
+                self.running = Some(running);
+                Ok(())
+            }
+            Err(error) => {
+                let cause = std::error::Error::source(&error);
+                Err(format!(
+                    "{error}: {}",
+                    cause.map(ToString::to_string).unwrap_or_default()
+                ))
+            }
+        }
+    }
+
     /// Ends everything and removes what was made.
     pub(crate) async fn end(mut self) {
         self.stop().await;

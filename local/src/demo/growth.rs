@@ -2,6 +2,7 @@
 //! table to a running connector.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -225,13 +226,15 @@ impl Tail {
     /// Returns what a change's row has in a column, if it has the column, as text.
     async fn text(&mut self, api: &Api, value: &[u8], column: &str) -> Result<Option<String>> {
         let (id, _) = wire::split(value)?;
-        if !self.decoders.contains_key(&id) {
-            let path = format!("/schemas/ids/{}", id.0);
-            let answer = api.registry("GET", &path, None).await?.ok()?;
-            let schema = answer["schema"].as_str().context("a schema")?;
-            self.decoders.insert(id, EventDecoder::compile(schema)?);
-        }
-        let decoder = &self.decoders[&id];
+        let decoder = match self.decoders.entry(id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let path = format!("/schemas/ids/{}", id.0);
+                let answer = api.registry("GET", &path, None).await?.ok()?;
+                let schema = answer["schema"].as_str().context("a schema")?;
+                unknown.insert(EventDecoder::compile(schema)?)
+            }
+        };
         let mut columns = decoder.columns().iter();
         let Some(place) = columns.position(|known| known.name == column) else {
             return Ok(None);

@@ -319,25 +319,25 @@ pub(crate) fn row(table: &TableSchema) -> BoxedStrategy<Vec<Owned>> {
 }
 
 fn can_be_unavailable(sql_type: SqlType) -> bool {
-    match sql_type {
+    matches!(
+        sql_type,
         SqlType::Numeric { .. }
-        | SqlType::NumericUnscaled
-        | SqlType::Text
-        | SqlType::Varchar { .. }
-        | SqlType::Char { .. }
-        | SqlType::Bytea
-        | SqlType::Json
-        | SqlType::Jsonb
-        | SqlType::Varbit { length: None }
-        | SqlType::Xml
-        | SqlType::Tsvector
-        | SqlType::Hstore
-        | SqlType::Numrange
-        | SqlType::Path
-        | SqlType::Polygon
-        | SqlType::Array { .. } => true,
-        _ => false,
-    }
+            | SqlType::NumericUnscaled
+            | SqlType::Text
+            | SqlType::Varchar { .. }
+            | SqlType::Char { .. }
+            | SqlType::Bytea
+            | SqlType::Json
+            | SqlType::Jsonb
+            | SqlType::Varbit { length: None }
+            | SqlType::Xml
+            | SqlType::Tsvector
+            | SqlType::Hstore
+            | SqlType::Numrange
+            | SqlType::Path
+            | SqlType::Polygon
+            | SqlType::Array { .. }
+    )
 }
 
 /// The same row as a source logs it that only logs the key.

@@ -1,6 +1,7 @@
 //! What a table must look like to hold an input, and how it differs from what is there.
 
 use hutong_schemas::record::FieldInfo;
+use hutong_schemas::sql_type::SqlType;
 use hutong_schemas::table::TableId;
 
 use super::binary::Misfit;
@@ -74,10 +75,12 @@ impl Target {
         let mut added = false;
         for field in row.iter().map(stored) {
             match self.columns.iter().find(|known| known.name == field.name) {
-                Some(known) if known.sql_type != field.sql_type => differences.push(format!(
-                    "column {} was {}, its new schema says {}",
-                    field.name, known.sql_type, field.sql_type
-                )),
+                Some(known) if !holds(known.sql_type, field.sql_type) => {
+                    differences.push(format!(
+                        "column {} was {}, its new schema says {}",
+                        field.name, known.sql_type, field.sql_type
+                    ));
+                }
                 Some(_) => {}
                 None => {
                     added = true;
@@ -160,11 +163,16 @@ pub(super) fn qualified(table: &TableId) -> String {
     format!("{}.{}", quote(&table.schema), quote(&table.table))
 }
 
+/// Returns whether a column of one type holds the values of another, as they come. A mask that is
+/// lifted turns the text that stood for a value into the value.
+fn holds(known: SqlType, new: SqlType) -> bool {
+    let is_bounded = matches!(new, SqlType::Varchar { .. } | SqlType::Char { .. });
+    known == new || (known == SqlType::Text && is_bounded)
+}
+
 /// A target for the tests of what is done with one.
 #[cfg(test)]
 pub(super) mod fixture {
-    use hutong_schemas::sql_type::SqlType;
-
     use super::*;
 
     pub(crate) fn field(name: &str, sql_type: SqlType, nullable: bool) -> FieldInfo {
@@ -191,8 +199,6 @@ pub(super) mod fixture {
 
 #[cfg(test)]
 mod tests {
-    use hutong_schemas::sql_type::SqlType;
-
     use super::fixture::{field, target};
     use super::*;
 
@@ -225,5 +231,17 @@ mod tests {
         assert!(target.extend(&added).unwrap());
         assert!(target.columns()[2].nullable);
         assert!(!target.extend(&added).unwrap());
+    }
+
+    #[test]
+    fn a_value_whose_mask_is_lifted_goes_where_its_mask_was() {
+        let text = field("name", SqlType::Text, true);
+        let clear = field("name", SqlType::Varchar { length: Some(60) }, true);
+        let key = [field("id", SqlType::Int4, false)];
+        let masked = Target::new(target().table, &key, std::slice::from_ref(&text)).unwrap();
+        let mut lifted = masked.clone();
+        assert!(!lifted.extend(&[clear]).unwrap());
+        assert_eq!(lifted, masked);
+        assert!(target().extend(&[text]).is_err());
     }
 }

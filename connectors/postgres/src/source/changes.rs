@@ -394,15 +394,15 @@ impl Changes {
         })?;
         let records_before = self.writer.batch.records.len();
         let waiting_before = self.writer.waiting.len();
-        if let Entry::Captured(plan) = entry {
-            if let Err(error) = write(&mut self.writer, self.skipped, plan, change, &source) {
-                if error.class() != Class::Definite {
-                    return Err(error);
-                }
-                self.writer.take_back(records_before);
-                self.done(lsn, ordinal, false);
-                return Ok(Step::Unfit { oid, error });
+        if let Entry::Captured(plan) = entry
+            && let Err(error) = write(&mut self.writer, self.skipped, plan, change, &source)
+        {
+            if error.class() != Class::Definite {
+                return Err(error);
             }
+            self.writer.take_back(records_before);
+            self.done(lsn, ordinal, false);
+            return Ok(Step::Unfit { oid, error });
         }
         let has_events = self.writer.batch.records.len() > records_before;
         if has_events {
