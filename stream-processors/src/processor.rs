@@ -635,9 +635,10 @@ impl<S: Store> Processor<S> {
     /// # Errors
     /// As [`Processor::change`].
     pub fn difference(&mut self, out: &mut RecordBatch, limits: Limits) -> Result<Step, Error> {
-        let runs = self.views.iter();
-        let runs = runs.map(|view| Run::of(&view.position.progress));
-        self.last_run = runs.max().unwrap_or_default();
+        let begin = self.views.iter();
+        let begin = begin.map(|view| Run::of(&view.position.progress));
+        let runs: Vec<Run> = begin.collect();
+        self.last_run = runs.iter().copied().max().unwrap_or_default();
         let mut limits = limits;
         let rows = self.views.len();
         let count = rows + 1;
@@ -646,9 +647,10 @@ impl<S: Store> Processor<S> {
             let mut effects =
                 difference::effects(&self.store, &mut self.pending, out, self.partition, secret);
             if index < rows {
-                let view = &mut self.views[index];
-                self.last_run = self.last_run.max(Run::of(&view.position.progress));
-                difference::advance(view, &mut effects, &mut limits)?;
+                // What is through with the rows in this part goes over its members in the next one.
+                if runs[index] != Run::Fill {
+                    difference::advance(&mut self.views[index], &mut effects, &mut limits)?;
+                }
             } else if let Part::Needs(schema) =
                 difference::fill(&mut self.views, &self.decoders, &mut effects, &mut limits)?
             {

@@ -28,7 +28,7 @@ const GOODS: Share = Share {
         insert into dept.good select n, 'row ' || n from generate_series(1, 20) n;
         create table dept.other (id bigint primary key, name text);
         insert into dept.other select n, 'row ' || n from generate_series(1, 20) n;
-        create table dept.odd (id bigint primary key, place point);
+        create table dept.odd (id bigint primary key, place int4multirange);
         create table dept.keyless (name text);",
     source: "good",
     table: "dept.good",

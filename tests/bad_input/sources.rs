@@ -52,7 +52,7 @@ async fn refused_sources(world: &World) -> Result<()> {
             "odd",
             world.source("odd", "dept\\.odd"),
             &[
-                "table dept.odd, column \"place\": the type point is not supported",
+                "table dept.odd, column \"place\": the type int4multirange is not supported",
                 "column.exclude.list=dept.odd.place",
             ],
         )

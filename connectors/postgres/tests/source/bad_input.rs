@@ -40,7 +40,7 @@ async fn a_missing_table_is_named() {
 #[tokio::test]
 async fn unsupported_types_name_table_column_and_type_unless_excluded() {
     let database = Database::create(
-        "CREATE DOMAIN d AS int; CREATE TABLE t (id int PRIMARY KEY, a inet, b d, c int[], e \"char\");",
+        "CREATE DOMAIN d AS pg_lsn; CREATE TABLE t (id int PRIMARY KEY, a tsquery, b d, c point[], e \"char\");",
     )
     .await;
     let excluded = |columns: &str| format!("public.t.({columns})");
@@ -48,17 +48,14 @@ async fn unsupported_types_name_table_column_and_type_unless_excluded() {
     check(
         &text,
         &[
-            "table public.t, column \"a\": the type inet is not supported",
+            "table public.t, column \"a\": the type tsquery is not supported",
             "column.exclude.list=public.t.a",
         ],
     );
     let text = refusal(&database, &[("column.exclude.list", &excluded("a"))]).await;
     check(&text, &["column \"b\": the domain d is not supported"]);
     let text = refusal(&database, &[("column.exclude.list", &excluded("a|b"))]).await;
-    check(
-        &text,
-        &["column \"c\": the type integer[] is not supported"],
-    );
+    check(&text, &["column \"c\": the type point[] is not supported"]);
     let text = refusal(&database, &[("column.exclude.list", &excluded("a|b|c"))]).await;
     check(&text, &["column \"e\": the type \"char\" is not supported"]);
     let config = database.config(&[("column.exclude.list", &excluded("a|b|c|e"))]);
@@ -288,7 +285,7 @@ async fn a_table_taken_out_of_the_publication_stops_alone() {
 async fn a_new_table_that_cannot_be_captured_does_not_stop_the_others() {
     let (database, platform) = stopped().await;
     database
-        .execute("CREATE TABLE other (id int PRIMARY KEY, a inet)")
+        .execute("CREATE TABLE other (id int PRIMARY KEY, a tsquery)")
         .await;
     let running = Running::start(&database, &platform, &[]).await;
     database.execute("INSERT INTO t VALUES (2)").await;
@@ -420,7 +417,7 @@ async fn nobody_listening_is_transient() {
 
 #[tokio::test]
 async fn validation_names_properties_and_creates_nothing() {
-    let database = Database::create("CREATE TABLE t (id int PRIMARY KEY, a inet)").await;
+    let database = Database::create("CREATE TABLE t (id int PRIMARY KEY, a tsquery)").await;
     let errors = validate(
         database.config(&[
             ("publication.autocreate.mode", "disabled"),

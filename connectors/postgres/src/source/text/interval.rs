@@ -40,9 +40,10 @@ fn clock(text: &[u8]) -> Result<i64, Malformed> {
     // What is left is `:MM:SS.ffffff`.
     let mut within = b"00".to_vec();
     within.extend_from_slice(rest);
+    let within = time(&within)?;
     let micros = hours
         .checked_mul(3600 * MICROS_PER_SECOND)
-        .and_then(|hours| hours.checked_add(time(&within).ok()?))
+        .and_then(|hours| hours.checked_add(within))
         .ok_or(Malformed::TooLong)?;
     Ok(if is_negative { -micros } else { micros })
 }
