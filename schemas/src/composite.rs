@@ -1,6 +1,6 @@
 //! Values that have parts: arrays and geometric ones.
 //!
-//! A cell holds them as their Avro encoding ([`Cell::Composite`](crate::cell::Cell::Composite)), so
+//! A cell holds them as their Avro encoding ([`Cell::Composite`]), so
 //! that plans copy them, views pass them through, and nothing is taken apart before somebody wants
 //! the parts: a source that has them as text builds the encoding here, a sink takes it apart here.
 //!
