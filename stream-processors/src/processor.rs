@@ -426,20 +426,27 @@ impl<S: Store> Processor<S> {
         due.map(|(index, _)| index).collect()
     }
 
-    /// Writes the last record of a view's partition again; `None` if it holds none any more.
+    /// Writes the last record of a view's partition again; `None` if it holds none any more. Returns
+    /// whether that was the last one: if not, it is not written, and must be read again.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
     pub fn repeat(
         &mut self,
         view: usize,
         record: Option<(&[u8], Option<&[u8]>)>,
         out: &mut RecordBatch,
-    ) {
+    ) -> Result<bool, Error> {
         let secret = self.secret.as_deref();
         let (pending, partition) = (&mut self.pending, self.partition);
         let mut effects = difference::effects(&self.store, pending, out, partition, secret);
         let view = &mut self.views[view];
         match record {
             Some((key, value)) => view.repeat(key, value, &mut effects),
-            None => view.position.tombstone_ms = None,
+            None => {
+                view.position.tombstone_ms = None;
+                Ok(true)
+            }
         }
     }
 

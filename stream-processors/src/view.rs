@@ -319,15 +319,23 @@ impl View {
         }
     }
 
-    /// Appends a record of the view's topic again, as it is there.
-    pub(crate) fn repeat<S>(
+    /// Appends a record of the view's topic again, as it is there, unless the view holds something
+    /// else under its key: then a later record of the key was committed, and whoever read the topic
+    /// did not see it yet, because a commit is acknowledged before its markers are written.
+    ///
+    /// Returns whether it was appended.
+    pub(crate) fn repeat<S: Store>(
         &mut self,
         key: &[u8],
         value: Option<&[u8]>,
         effects: &mut Effects<'_, S>,
-    ) {
+    ) -> Result<bool, Error> {
         self.scratch.key.clear();
         self.scratch.key.extend_from_slice(key);
+        let member = self.member(effects.store)?;
+        if member.map(|member| member.digest) != value.map(digest) {
+            return Ok(false);
+        }
         self.scratch.value.clear();
         self.scratch
             .value
@@ -335,6 +343,7 @@ impl View {
         self.write(value.is_some(), None, effects);
         // A tombstone that is repeated had its own hour.
         self.position.tombstone_ms = None;
+        Ok(true)
     }
 
     /// Returns whether a tombstone has waited for its segment to end for as long as a segment is

@@ -560,7 +560,20 @@ fn a_tombstone_is_followed_by_a_repeat_once_its_segment_could_end() {
         .clone();
     let mut out = RecordBatch::default();
     let record = (last.key.as_slice(), last.value.as_deref());
-    scene.processor.repeat(0, Some(record), &mut out);
+    // An older record, which a reader that is behind takes for the last one: the row before its
+    // deletion, and the deletion of a row that has come back.
+    let older = scene.kafka.outputs["hutong.view.s03.g1"].iter().rev();
+    let older = older.skip(1).find(|older| older.key == last.key).unwrap();
+    let deleted = (older.key.as_slice(), older.value.as_deref());
+    assert!(older.value.is_some());
+    let repeated = scene.processor.repeat(0, Some(deleted), &mut out);
+    assert!(!repeated.unwrap());
+    let other = scene.kafka.outputs["hutong.view.s03.g1"].iter();
+    let mut other = other.filter(|other| other.key != last.key);
+    let living = (other.next().unwrap().key.as_slice(), None);
+    assert!(!scene.processor.repeat(0, Some(living), &mut out).unwrap());
+    assert!(out.records.is_empty());
+    assert!(scene.processor.repeat(0, Some(record), &mut out).unwrap());
     let written = &out.records[0];
     assert_eq!(out.buffer[written.key.clone().unwrap()], last.key);
     assert_eq!(written.value, None, "the last record was the tombstone");

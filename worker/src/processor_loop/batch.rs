@@ -171,9 +171,13 @@ impl Work {
         })
     }
 
-    /// Writes the last record of a view's partition again.
-    pub(super) fn repeat(&mut self, view: usize, record: Option<(&[u8], Option<&[u8]>)>) {
-        self.processor.repeat(view, record, &mut self.batch.output);
+    /// Writes the last record of a view's partition again; returns whether it was the last.
+    pub(super) fn repeat(
+        &mut self,
+        view: usize,
+        record: Option<(&[u8], Option<&[u8]>)>,
+    ) -> Result<bool, Error> {
+        self.processor.repeat(view, record, &mut self.batch.output)
     }
 
     /// Returns the offset behind the last applied record and that record's time; the stored ones if

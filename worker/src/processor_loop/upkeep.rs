@@ -41,13 +41,13 @@ impl Attempt {
     }
 
     /// Asks where a view's topic ends, now that its fill is committed. Nobody else writes to it, so
-    /// the fill's last record lies before.
+    /// the fill's last record lies before; the end of what is committed may not have got there yet.
     async fn find_fill_end(&mut self, view: usize) {
         let topic = self.work().processor.views()[view].task().topic.clone();
         let ends = self
             .ctx
             .admin
-            .end_offsets(&topic, Isolation::ReadCommitted)
+            .end_offsets(&topic, Isolation::ReadUncommitted)
             .await;
         let end = ends.map(|ends| ends.get(&self.task.partition).copied());
         match end {
@@ -81,13 +81,18 @@ impl Attempt {
             topic,
             "the last record is written again, to end its segment"
         );
-        self.blocking(move |work| {
-            let record = last
-                .as_ref()
-                .and_then(|last| Some((last.key.as_deref()?, last.value.as_deref())));
-            work.repeat(view, record);
-        })
-        .await
+        let was_last = self
+            .blocking(move |work| {
+                let record = last
+                    .as_ref()
+                    .and_then(|last| Some((last.key.as_deref()?, last.value.as_deref())));
+                work.repeat(view, record)
+            })
+            .await??;
+        if !was_last {
+            self.asked_end_at = Some(Instant::now());
+        }
+        Ok(())
     }
 
     /// Reads the last record that the partition still has, from ever farther before its end.
