@@ -240,6 +240,25 @@ impl Column {
         })
     }
 
+    /// Steps over an item of an array: a cell, or where times are texts the placeholder, which then
+    /// stands for the whole array.
+    pub(crate) fn skip(&self, reader: &mut Reader<'_>) -> Result<(), Malformed> {
+        let begin = *reader;
+        let Err(error) = self.decode(reader) else {
+            return Ok(());
+        };
+        *reader = begin;
+        if self.nullability != Nullability::Required {
+            reader.branch()?;
+        }
+        match self.form {
+            Form::ZonedTime | Form::ZonedTimestamp { .. } if reader.text()? == UNAVAILABLE => {
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+
     /// Reads a cell of an event, where the placeholder means that the value is not known.
     #[inline]
     pub(crate) fn decode_image<'a>(&self, reader: &mut Reader<'a>) -> Result<Cell<'a>, Malformed> {

@@ -373,7 +373,7 @@ pub(crate) fn skip(
                 return Ok(());
             }
             for _ in 0..count {
-                items.decode(reader)?;
+                items.skip(reader)?;
             }
         },
         (Form::Point, _) => read_point(reader).map(drop),
