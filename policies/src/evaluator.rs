@@ -1,6 +1,6 @@
 //! A view applied to rows: what it shows of each, in bytes.
 
-use hutong_schemas::cell::Cell;
+use hutong_schemas::cell::{Cell, recycle};
 use hutong_schemas::position::SchemaId;
 use hutong_schemas::record::{FieldInfo, RecordEncoder};
 use hutong_schemas::sql_type::SqlType;
@@ -520,11 +520,4 @@ fn same_cells(left: SqlType, right: SqlType) -> bool {
         return family(left) == family(right);
     }
     family(left) == family(right)
-}
-
-/// Empties a vector and gives it to another lifetime. Collecting from a vector's own iterator keeps
-/// its memory.
-fn recycle<'b>(mut cells: Vec<Cell<'_>>) -> Vec<Cell<'b>> {
-    cells.clear();
-    cells.into_iter().map(|_| Cell::Null).collect()
 }

@@ -92,3 +92,12 @@ impl std::fmt::Debug for Numeric<'_> {
         f.write_str("Numeric(…)")
     }
 }
+
+/// Empties cells and gives them a new lifetime; their memory is kept, so that nothing is allocated for
+/// each row.
+#[must_use]
+pub fn recycle<'b>(mut cells: Vec<Cell<'_>>) -> Vec<Cell<'b>> {
+    cells.clear();
+    // Collecting in place keeps the allocation.
+    cells.into_iter().map(|_| Cell::Null).collect()
+}

@@ -5,7 +5,9 @@
 
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::Arc;
 
+use fjall::compaction::Leveled;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 
 use crate::Error;
@@ -18,6 +20,10 @@ use crate::store::{
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// Memory for what was written and is not on disk yet, per keyspace.
 const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
+/// How many memtables' tables lie side by side before they are merged into the next level. Twice the
+/// default: a fill of a large view spends more on merging than on writing, and what a key is looked up
+/// in more of them costs little, because nearly every key that is asked for is new (see the filters).
+const TABLES_UNMERGED: u8 = 8;
 /// Disk for the log of what is in memory, and so what a start reads of it. The least that is allowed.
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -75,7 +81,11 @@ impl FjallStore {
         let keyspace = |name| {
             database
                 .keyspace(name, || {
-                    KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES)
+                    KeyspaceCreateOptions::default()
+                        .max_memtable_size(MEMTABLE_BYTES)
+                        .compaction_strategy(Arc::new(
+                            Leveled::default().with_l0_threshold(TABLES_UNMERGED),
+                        ))
                 })
                 .map_err(failed("open"))
         };
@@ -98,9 +108,14 @@ fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
 
 fn member_key(view: &ViewId, key: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(view.as_bytes().len() + key.len());
+    put_member_key(view, key, &mut bytes);
+    bytes
+}
+
+fn put_member_key(view: &ViewId, key: &[u8], bytes: &mut Vec<u8>) {
+    bytes.clear();
     bytes.extend_from_slice(view.as_bytes());
     bytes.extend_from_slice(key);
-    bytes
 }
 
 impl Store for FjallStore {
@@ -168,19 +183,28 @@ impl Store for FjallStore {
         Ok(())
     }
 
-    fn apply(&mut self, changes: StoreBatch, position: &StorePosition) -> Result<(), Error> {
+    fn apply(&mut self, changes: &StoreBatch, position: &StorePosition) -> Result<(), Error> {
         let mut batch = self.database.batch();
-        for (key, row) in changes.rows {
+        // In the order of their keys each is looked for where the one before it was put, which is in the
+        // processor's cache.
+        let mut rows: Vec<_> = changes.rows.iter().collect();
+        rows.sort_by(|(left, _), (right, _)| left.cmp(right));
+        for (key, row) in rows {
             match row {
-                Some(row) => batch.insert(&self.rows, key, row),
-                None => batch.remove(&self.rows, key),
+                Some(row) => batch.insert(&self.rows, key.as_slice(), row.as_slice()),
+                None => batch.remove(&self.rows, key.as_slice()),
             }
         }
-        for (view, key, member) in changes.members {
-            let key = member_key(&view, &key);
-            match member {
-                Some(member) => batch.insert(&self.members, key, member.to_bytes()),
-                None => batch.remove(&self.members, key),
+        let mut bytes = Vec::new();
+        for (view, members) in &changes.members {
+            let mut members: Vec<_> = members.iter().collect();
+            members.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
+            for (key, member) in members {
+                put_member_key(view, key, &mut bytes);
+                match member {
+                    Some(member) => batch.insert(&self.members, &*bytes, member.to_bytes()),
+                    None => batch.remove(&self.members, &*bytes),
+                }
             }
         }
         let text = serde_json::to_vec(position).expect("a position is representable in JSON");

@@ -1,26 +1,77 @@
 //! The header `hutong` of view records: where a record comes from.
 
-use std::fmt::Write;
-
 use hutong_schemas::envelope::SnapshotMark;
 use hutong_schemas::event_decoder::EventHead;
+use hutong_schemas::position::Lsn;
 
 /// Replaces `out` by the header for a change, or for what no source commit caused (`None`, and
 /// snapshots): `v1 tx=<txid> lsn=<change LSN> ts_us=<source commit> policy=<version>`.
-pub(crate) fn write(head: Option<&EventHead>, policy: u64, out: &mut String) {
+pub(crate) fn write(head: Option<&EventHead>, policy: u64, out: &mut Vec<u8>) {
     out.clear();
-    out.push_str("v1");
-    let infallible = "writing to a string cannot fail";
+    out.extend_from_slice(b"v1");
     if let Some(head) = head.filter(|head| head.snapshot == SnapshotMark::False) {
         if let Some(tx) = head.tx_id {
-            write!(out, " tx={tx}").expect(infallible);
+            out.extend_from_slice(b" tx=");
+            signed(tx, out);
         }
         if let Some(lsn) = head.lsn {
-            write!(out, " lsn={lsn}").expect(infallible);
+            out.extend_from_slice(b" lsn=");
+            place(lsn, out);
         }
         if let Some(ts) = head.ts_us {
-            write!(out, " ts_us={ts}").expect(infallible);
+            out.extend_from_slice(b" ts_us=");
+            signed(ts, out);
         }
     }
-    write!(out, " policy={policy}").expect(infallible);
+    out.extend_from_slice(b" policy=");
+    digits::<10>(policy, out);
+}
+
+/// As PostgreSQL prints it: `16/B374D848`.
+fn place(lsn: Lsn, out: &mut Vec<u8>) {
+    digits::<16>(lsn.0 >> 32, out);
+    out.push(b'/');
+    digits::<16>(lsn.0 & 0xFFFF_FFFF, out);
+}
+
+fn signed(number: i64, out: &mut Vec<u8>) {
+    if number < 0 {
+        out.push(b'-');
+    }
+    digits::<10>(number.unsigned_abs(), out);
+}
+
+/// Appends a number. The machinery of formatting takes several times as long, for each record.
+fn digits<const BASE: u64>(mut number: u64, out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let mut buffer = [0; 20];
+    let mut first = buffer.len();
+    loop {
+        first -= 1;
+        buffer[first] = DIGITS[usize::try_from(number % BASE).unwrap_or(0)];
+        number /= BASE;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&buffer[first..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_the_standard_library_writes_them() {
+        for number in [0, 9, 10, 15, 16, 0x16B3_74D8_48FF_0000, u64::MAX] {
+            let (mut decimal, mut lsn) = (Vec::new(), Vec::new());
+            digits::<10>(number, &mut decimal);
+            place(Lsn(number), &mut lsn);
+            assert_eq!(decimal, number.to_string().into_bytes());
+            assert_eq!(lsn, Lsn(number).to_string().into_bytes());
+        }
+        let mut least = Vec::new();
+        signed(i64::MIN, &mut least);
+        assert_eq!(least, i64::MIN.to_string().into_bytes());
+    }
 }

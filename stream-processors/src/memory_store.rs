@@ -72,19 +72,21 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn apply(&mut self, batch: StoreBatch, position: &StorePosition) -> Result<(), Error> {
-        for (key, row) in batch.rows {
+    fn apply(&mut self, batch: &StoreBatch, position: &StorePosition) -> Result<(), Error> {
+        for (key, row) in &batch.rows {
             match row {
-                Some(row) => self.rows.insert(key, row),
-                None => self.rows.remove(&key),
+                Some(row) => self.rows.insert(key.clone(), row.clone()),
+                None => self.rows.remove(key),
             };
         }
-        for (view, key, member) in batch.members {
-            let members = self.members.entry(view).or_default();
-            match member {
-                Some(member) => members.insert(key, member),
-                None => members.remove(&key),
-            };
+        for (view, changed) in &batch.members {
+            let members = self.members.entry(view.clone()).or_default();
+            for (key, member) in changed.iter() {
+                match member {
+                    Some(member) => members.insert(key.clone(), *member),
+                    None => members.remove(key),
+                };
+            }
         }
         self.position = Some(position.clone());
         Ok(())

@@ -3,10 +3,12 @@
 
 use std::collections::HashMap;
 
+use crate::store::KeyHash;
+
 /// The rows by key.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    pub(crate) rows: HashMap<Vec<u8>, PendingRow>,
+    pub(crate) rows: HashMap<Vec<u8>, PendingRow, KeyHash>,
 }
 
 /// A row that was changed.

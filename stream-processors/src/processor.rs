@@ -10,6 +10,13 @@
 //! memory, and each view remembers what it was. [`Processor::aborted`] forgets the batch, whose
 //! records can then be fed again, for instance without a view whose output was refused.
 //!
+//! While a batch is being committed the next one may be applied to what it will leave: the batch is
+//! [sealed](Processor::seal), and views look at what the current one has changed, then at what the
+//! sealed one has, then at the store. There is one sealed batch at most, which becomes
+//! [settled](Processor::settled) when it is in Kafka and in the store; an abort forgets both. Only
+//! changes may be applied beside a sealed batch: views, difference runs and time wait until it is
+//! settled, because what they look at is the store, and what they save is what holds.
+//!
 //! Which state is to be trusted at a start is a comparison of two positions: the committed one, read
 //! after fencing, and the store's. The store applies a batch after its commit, so it reflects a
 //! commit of the past; commits are counted, and only if the counts are equal are its members those
@@ -18,13 +25,15 @@
 //! kept up for so long that tombstones may have gone, is emptied first.
 
 mod rebuild;
+mod sealing;
 mod take_up;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use hutong_policies::ViewTask;
 use hutong_schemas::batch::RecordBatch;
-use hutong_schemas::cell::Cell;
+use hutong_schemas::cell::{Cell, recycle};
 use hutong_schemas::class::Classified;
 use hutong_schemas::envelope::{Op, SnapshotMark};
 use hutong_schemas::event_decoder::EventHead;
@@ -32,6 +41,7 @@ use hutong_schemas::position::SchemaId;
 use hutong_schemas::wire;
 use serde_json::Value;
 
+pub use self::sealing::Sealed;
 use self::take_up::{check_secret, restart_unmarked, take_up};
 use crate::Error;
 use crate::decoders::Decoders;
@@ -39,7 +49,7 @@ use crate::difference::{self, Limits, Part};
 use crate::filter::Filter;
 use crate::pending::Pending;
 use crate::position::{InputPosition, Progress, VERSION, ViewPosition};
-use crate::store::{Store, StoreBatch, StorePosition, ViewId};
+use crate::store::{Store, StorePosition, ViewId};
 use crate::view::{Effects, InputKey, Row, View};
 
 /// A record of the input.
@@ -152,6 +162,8 @@ pub struct Processor<S> {
     known_rows: Option<Filter>,
     /// The source transaction of the last change.
     transaction: Option<Option<i64>>,
+    /// Memory for the rows of a change, before and after it, and for its key.
+    cells: [Vec<Cell<'static>>; 3],
     /// Members that nobody will ask for, to be forgotten little by little.
     garbage: Vec<ViewId>,
     /// The time at the last tick, and after what time an append begins another segment of a view's
@@ -162,8 +174,9 @@ pub struct Processor<S> {
     gone: BTreeSet<String>,
     pending: Pending,
     position: InputPosition,
-    /// The position as it is after an abort.
-    saved: InputPosition,
+    /// Position and rows as they are after an abort.
+    saved: (InputPosition, u64),
+    sealed: Option<Arc<Sealed>>,
 }
 
 impl<S: Store> Processor<S> {
@@ -231,13 +244,15 @@ impl<S: Store> Processor<S> {
             rows,
             known_rows,
             transaction: None,
+            cells: [const { Vec::new() }; 3],
             garbage: Vec::new(),
             now_ms,
             segment_ms: i64::MAX,
             gone: BTreeSet::new(),
             pending: Pending::default(),
-            saved: position.clone(),
+            saved: (position.clone(), rows),
             position,
+            sealed: None,
         })
     }
 
@@ -345,28 +360,10 @@ impl<S: Store> Processor<S> {
         }
     }
 
-    /// Takes what the batch has changed, and counts the rows once it has entered.
-    fn take_batch(&mut self) -> Result<StoreBatch, Error> {
-        let mut batch = StoreBatch::default();
-        for (key, changed) in std::mem::take(&mut self.pending.rows) {
-            let was_there = match changed.was_there {
-                Some(was_there) => was_there,
-                None => self.store.has_row(&key)?,
-            };
-            self.rows = count(self.rows, was_there, changed.row.is_some());
-            if changed.row.is_some() && !was_there {
-                self.note_row(&key);
-            }
-            batch.rows.push((key, changed.row));
-        }
-        for view in &mut self.views {
-            view.take_changed(&mut batch.members);
-        }
-        Ok(batch)
-    }
-
     fn is_pending(&self) -> bool {
-        !self.pending.rows.is_empty() || self.views.iter().any(View::has_changed)
+        self.sealed.is_some()
+            || !self.pending.rows.is_empty()
+            || self.views.iter().any(View::has_changed)
     }
 
     /// Gives a schema that was asked for, of keys or of envelopes.
@@ -511,7 +508,8 @@ impl<S: Store> Processor<S> {
             offset: input.offset,
             source,
         };
-        let (mut before, mut after) = (Vec::new(), Vec::new());
+        // Given back at the end; what returns before it is rare.
+        let [mut before, mut after, mut key_cells] = std::mem::take(&mut self.cells).map(recycle);
         let mut head = None;
         let mut row = None;
         if let Some(value) = input.value {
@@ -552,7 +550,6 @@ impl<S: Store> Processor<S> {
             head = Some(decoded);
         }
         // Upserts take the view's key from the row.
-        let mut key_cells: Vec<Cell<'_>> = Vec::new();
         let input_key = match (&row, self.decoders.key(key_schema)) {
             (Some(_), _) => None,
             (None, None) => return Ok(Step::Needs(key_schema)),
@@ -595,6 +592,7 @@ impl<S: Store> Processor<S> {
         let was_there = was_there.or_else(|| head.as_ref().and_then(finds));
         let stored = row.and_then(|(_, stored)| stored);
         self.pending.set_row(key, stored, was_there);
+        self.cells = [before, after, key_cells].map(recycle);
         Ok(Step::Done)
     }
 
@@ -692,27 +690,6 @@ impl<S: Store> Processor<S> {
         positions.extend(changed.map(|view| (view.task.name.clone(), Some(json(&view.position)))));
         positions.extend(self.gone.iter().map(|name| (name.clone(), None)));
         positions
-    }
-
-    /// Says that the batch was committed with the positions last returned: it enters the store.
-    ///
-    /// # Errors
-    /// [`Error::Store`]. The store is then behind; a new start brings it up.
-    pub fn committed(&mut self) -> Result<(), Error> {
-        let batch = self.take_batch()?;
-        let position = self.store_position();
-        self.store.apply(batch, &position)?;
-        self.saved = self.position.clone();
-        self.gone.clear();
-        self.views.iter_mut().for_each(View::committed);
-        Ok(())
-    }
-
-    /// Forgets the batch.
-    pub fn aborted(&mut self) {
-        self.position = self.saved.clone();
-        self.pending.rows.clear();
-        self.views.iter_mut().for_each(View::aborted);
     }
 
     /// Returns the position of the last batch.

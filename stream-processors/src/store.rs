@@ -11,6 +11,7 @@
 //! A batch is applied atomically together with the position that it reflects, after its Kafka
 //! commit. So a store is never ahead of Kafka; if it is behind, it is brought up from there.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -91,13 +92,20 @@ pub struct StorePosition {
     pub rows: Option<u64>,
 }
 
+/// Members of a view by key; `None` removes.
+pub type Members = HashMap<Vec<u8>, Option<Member>, KeyHash>;
+
+/// The hash of keys in memory: seeded, as keys come from outside, and several times as fast as the
+/// standard library's.
+pub type KeyHash = foldhash::fast::RandomState;
+
 /// Changes that enter a store together.
 #[derive(Debug, Default)]
 pub struct StoreBatch {
-    /// Rows by key; `None` removes.
+    /// Rows by key; `None` removes. Of a key that stands here twice the last counts.
     pub rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    /// Members by view and key; `None` removes.
-    pub members: Vec<(ViewId, Vec<u8>, Option<Member>)>,
+    /// Members by view. Shared, because the view looks into them until they are in the store.
+    pub members: Vec<(ViewId, Arc<Members>)>,
 }
 
 /// Looks at a row and returns whether to go on.
@@ -130,7 +138,7 @@ pub trait Store {
         visit: VisitMember<'_>,
     ) -> Result<(), Error>;
     /// Applies changes and the position that holds after them, all or nothing.
-    fn apply(&mut self, batch: StoreBatch, position: &StorePosition) -> Result<(), Error>;
+    fn apply(&mut self, batch: &StoreBatch, position: &StorePosition) -> Result<(), Error>;
     /// Forgets all rows and the position.
     fn clear_rows(&mut self) -> Result<(), Error>;
     /// Forgets up to `max` members of a view and returns whether none is left. Not atomic with anything:

@@ -30,7 +30,7 @@ use crate::filter::Filter;
 use crate::header;
 use crate::pending::Pending;
 use crate::position::{Progress, ViewPosition};
-use crate::store::{Member, Store, ViewId};
+use crate::store::{KeyHash, Member, Members, Store, StoreBatch, ViewId};
 
 /// A view over the partition.
 #[derive(Debug)]
@@ -56,8 +56,12 @@ pub struct View {
     evaluators: HashMap<SchemaId, Evaluator>,
     key_evaluators: HashMap<SchemaId, Evaluator>,
     scratch: Scratch,
-    /// Members that the batch has changed, by key; `None` was deleted. Seen before the store.
-    changed: HashMap<Vec<u8>, Option<Member>>,
+    /// Members that the batch has changed. Seen before the sealed ones.
+    changed: Members,
+    /// Members that the sealed batch has changed, and what position and members were with it. Seen
+    /// before the store.
+    sealed: Arc<Members>,
+    sealed_as: (ViewPosition, u64),
     /// Every key that the view holds in the store, and others; `None` while they are not known.
     filter: Option<Filter>,
     /// Where the topic stands among those of a batch, if it is there.
@@ -68,7 +72,7 @@ pub struct View {
 struct Scratch {
     key: Vec<u8>,
     value: Vec<u8>,
-    header: String,
+    header: Vec<u8>,
 }
 
 /// Where a view's output goes, and what it changes.
@@ -117,6 +121,8 @@ impl View {
             topic: Arc::from(task.topic.as_str()),
             task,
             saved: (position.clone(), 0),
+            sealed: Arc::default(),
+            sealed_as: (position.clone(), 0),
             position,
             committed,
             rows: 0,
@@ -127,7 +133,7 @@ impl View {
             evaluators: HashMap::new(),
             key_evaluators: HashMap::new(),
             scratch: Scratch::default(),
-            changed: HashMap::new(),
+            changed: Members::default(),
             filter: None,
             topic_index: 0,
         }
@@ -210,9 +216,10 @@ impl View {
         }
     }
 
-    /// Returns a member that the batch has changed.
+    /// Returns a member that the batch, or the one sealed before it, has changed.
     pub(crate) fn changed(&self, key: &[u8]) -> Option<Option<Member>> {
-        self.changed.get(key).copied()
+        let changed = self.changed.get(key);
+        changed.or_else(|| self.sealed.get(key)).copied()
     }
 
     fn set_member(&mut self, member: Option<Member>) {
@@ -390,7 +397,7 @@ impl View {
         };
         let key = append(&self.scratch.key);
         let value = with_value.then(|| append(&self.scratch.value));
-        let header = append(self.scratch.header.as_bytes());
+        let header = append(&self.scratch.header);
         let is_there = usize::try_from(self.topic_index)
             .ok()
             .and_then(|index| out.topics.get(index))
@@ -434,28 +441,37 @@ impl View {
         self.saved = (self.position.clone(), self.rows);
     }
 
-    /// Says that what holds now was committed.
-    pub(crate) fn committed(&mut self) {
-        self.committed = Some(self.position.clone());
-        self.save();
+    /// Seals what the batch has changed, and gives it to what will enter the store.
+    pub(crate) fn seal(&mut self, batch: &mut StoreBatch) {
+        self.sealed_as = (self.position.clone(), self.rows);
+        if self.changed.is_empty() {
+            return;
+        }
+        // The next batch will be about as large.
+        let next = Members::with_capacity_and_hasher(self.changed.len(), KeyHash::default());
+        self.sealed = Arc::new(std::mem::replace(&mut self.changed, next));
+        batch
+            .members
+            .push((self.id.clone(), Arc::clone(&self.sealed)));
     }
 
-    /// Returns to what was saved.
+    /// Says that what was sealed is committed, and in the store.
+    pub(crate) fn settled(&mut self) {
+        self.sealed = Arc::default();
+        self.saved = self.sealed_as.clone();
+        self.committed = Some(self.sealed_as.0.clone());
+    }
+
+    /// Returns to what was saved, without what was sealed since.
     pub(crate) fn aborted(&mut self) {
         (self.position, self.rows) = self.saved.clone();
         self.changed.clear();
+        self.sealed = Arc::default();
     }
 
-    /// Gives the members that the batch has changed to what enters the store.
-    pub(crate) fn take_changed(&mut self, members: &mut Vec<(ViewId, Vec<u8>, Option<Member>)>) {
-        let id = &self.id;
-        let changed = self.changed.drain();
-        members.extend(changed.map(|(key, member)| (id.clone(), key, member)));
-    }
-
-    /// Returns whether the batch has changed a member.
+    /// Returns whether a member has changed that is not in the store yet.
     pub(crate) fn has_changed(&self) -> bool {
-        !self.changed.is_empty()
+        !self.changed.is_empty() || !self.sealed.is_empty()
     }
 
     /// Goes on with what is known of the members of the same generation.

@@ -255,6 +255,23 @@ fn play(seed: u64) {
                     continue;
                 }
                 let positions = processor.positions(next, now_ms);
+                // Another batch may be applied while this one is on its way, and both be taken back.
+                if rng.random_bool(0.4) {
+                    processor.seal().unwrap();
+                    let mut ahead = RecordBatch::default();
+                    let next = apply(&mut processor, &table, rng.random_range(0..9), &mut ahead);
+                    if rng.random_bool(0.2) {
+                        processor.aborted();
+                        continue;
+                    }
+                    kafka.commit(&out, positions);
+                    processor.committed().unwrap();
+                    check_commit(&ahead, &views, seed);
+                    let positions = processor.positions(next, now_ms);
+                    kafka.commit(&ahead, positions);
+                    processor.committed().unwrap();
+                    continue;
+                }
                 kafka.commit(&out, positions);
                 if rng.random_bool(0.1) {
                     let store = processor.into_store();

@@ -1,6 +1,8 @@
 //! The store on disk is the store in memory.
 
-use hutong_stream_processors::store::{Member, Store, StoreBatch, StorePosition, ViewId};
+use std::sync::Arc;
+
+use hutong_stream_processors::store::{Member, Members, Store, StoreBatch, StorePosition, ViewId};
 use hutong_stream_processors::{FjallStore, MemoryStore};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -74,10 +76,13 @@ fn the_store_on_disk_is_the_store_in_memory_and_survives_being_closed() {
         });
         let batch = || StoreBatch {
             rows: rows.clone(),
-            members: vec![(view.clone(), key.clone(), member)],
+            members: vec![(
+                view.clone(),
+                Arc::new(Members::from_iter([(key.clone(), member)])),
+            )],
         };
-        disk.apply(batch(), &position(seq)).unwrap();
-        memory.apply(batch(), &position(seq)).unwrap();
+        disk.apply(&batch(), &position(seq)).unwrap();
+        memory.apply(&batch(), &position(seq)).unwrap();
         if rng.random_bool(0.05) {
             while !disk.clear_members(&view, 3).unwrap() {}
             while !memory.clear_members(&view, 3).unwrap() {}
@@ -108,7 +113,7 @@ fn the_store_on_disk_is_the_store_in_memory_and_survives_being_closed() {
 fn a_store_that_is_open_elsewhere_is_not_removed() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = FjallStore::open(folder.path()).unwrap();
-    first.apply(StoreBatch::default(), &position(3)).unwrap();
+    first.apply(&StoreBatch::default(), &position(3)).unwrap();
     assert!(FjallStore::open(folder.path()).is_err());
     drop(first);
     let again = FjallStore::open(folder.path()).unwrap();

@@ -35,7 +35,7 @@
 //!
 //! A newer version of the task is taken up between two batches, so a batch is of one version. What a
 //! view's new policy moves goes in parts beside the input: after each batch of input a part follows
-//! that takes some tens of milliseconds, however slow the machine (see [`batch`]). A part is a batch of
+//! that takes some milliseconds, however slow the machine (see [`batch`]). A part is a batch of
 //! its own, so input waits for one part at most, and what is committed with a change is not more for it. Where a generation's fill has ended is asked of the broker
 //! after its commit, because any later end is as good, and is committed itself.
 //!
@@ -45,33 +45,37 @@
 //! segment. So a partition to which nothing is appended in the time of a segment has its last record
 //! written again, whatever it is.
 //!
-//! # What we do not do
+//! # Batch n+1 while n commits
 //!
-//! Batch n+1 is not processed while n commits: it would need a second layer of pending state, and
-//! the commit is short beside a full batch.
+//! While there is input, the next batch is applied while the one before is committed and enters the
+//! store (see [`commit`], and `seal` of the processor). Its own commit waits for that. Everything else
+//! (a new version, time, difference runs, what is shown) is done between batches, when nothing is on
+//! its way; for that a busy processor pauses every [`TICK`].
 
 mod batch;
 mod board;
+mod commit;
 mod rebuild;
 mod upkeep;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hutong_policies::ViewTask;
-use hutong_schemas::batch::RecordBatch;
-use hutong_schemas::class::{Class, Classified};
+use hutong_schemas::class::Class;
 use hutong_stream_processors::position::{InputPosition, ViewPosition};
-use hutong_stream_processors::{FjallStore, Processor, Run};
+use hutong_stream_processors::{FjallStore, Processor};
 use hutong_transport::admin::{Isolation, TopicInfo};
 use hutong_transport::producer::{Transaction, TransactionalProducer};
-use hutong_transport::reader::{PartitionReader, Start};
+use hutong_transport::reader::{Message, PartitionReader, Start};
 use hutong_transport::record::TaskRecord;
 use serde::Deserialize;
 use serde_json::Value;
 
 use self::batch::{Outcome, Work};
 use self::board::Board;
+use self::commit::InFlight;
 use crate::owned::Owned;
 use crate::preview::Desk;
 use crate::task::{Stopped, TaskContext, TaskError};
@@ -87,6 +91,9 @@ struct ProcessorTask {
 
 /// How long input is waited for before the clock and the task are looked at again.
 const TICK: Duration = Duration::from_millis(500);
+/// How long what is fetched ahead of time is waited for. More is known to be there, unless it is of a
+/// transaction that is open.
+const AHEAD: Duration = Duration::from_millis(20);
 /// How often an idle partition's position is renewed, so that it tells how far was read.
 const RENEW_MS: i64 = 3_600_000;
 /// Beyond this absence deletions may have gone with their tombstones: half of Kafka's default for
@@ -121,9 +128,11 @@ pub(crate) async fn run(ctx: TaskContext) -> Result<Stopped, TaskError> {
         desk: ctx.previews.open(&ctx.task.task),
         counting: Vec::new(),
         asked_end_at: None,
+        in_flight: None,
+        paused_at: Instant::now(),
         ctx,
         task,
-        producer,
+        producer: Arc::new(producer),
     };
     attempt.adopt(views).await?;
     let next_offset = attempt.position().next_offset;
@@ -135,7 +144,9 @@ pub(crate) async fn run(ctx: TaskContext) -> Result<Stopped, TaskError> {
     let reader = attempt.open_reader(start).await?;
     attempt.ctx.status.running();
     let stopped = attempt.follow(reader).await?;
-    attempt.producer.close().await;
+    if let Some(producer) = Arc::into_inner(attempt.producer) {
+        producer.close().await;
+    }
     Ok(stopped)
 }
 
@@ -272,7 +283,11 @@ struct Attempt {
     /// The version of the task that is being taken up, or was.
     version: u64,
     is_taken_up: bool,
-    producer: TransactionalProducer,
+    producer: Arc<TransactionalProducer>,
+    /// The batch that is being committed, while there is one.
+    in_flight: Option<InFlight>,
+    /// When nothing was on its way last, and all was done that is done between batches.
+    paused_at: Instant,
     /// Present but while a blocking call has it.
     work: Option<Work>,
     board: Board,
@@ -334,23 +349,43 @@ impl Attempt {
     /// Follows the input until it is asked to stop.
     async fn follow(&mut self, mut reader: PartitionReader) -> Result<Stopped, TaskError> {
         loop {
-            if *self.ctx.stop.borrow() {
-                return Ok(Stopped::Asked);
+            if self.must_pause(&reader) {
+                self.settle().await?;
+                if *self.ctx.stop.borrow() {
+                    return Ok(Stopped::Asked);
+                }
+                if let Some(stopped) = self.pause(&reader).await? {
+                    return Ok(stopped);
+                }
             }
-            if let Some(stopped) = self.take_up_newest().await? {
-                return Ok(stopped);
-            }
-            self.let_time_pass(&reader).await?;
-            self.keep_up().await?;
             self.read(&mut reader).await?;
             if self.fill_batch(&mut reader).await? {
                 self.commit(&reader).await?;
             }
-            self.take_note_of_version();
-            self.board
-                .show(&self.ctx, self.work.as_ref(), &reader)
-                .await;
         }
+    }
+
+    /// Returns whether what is done between batches comes first.
+    fn must_pause(&self, reader: &PartitionReader) -> bool {
+        let processor = &self.work().processor;
+        self.in_flight.as_ref().is_none_or(|batch| batch.is_alone)
+            || self.has_news()
+            || self.paused_at.elapsed() >= TICK
+            || processor.has_difference()
+            || (reader.at_end() && self.work().queue.is_empty())
+    }
+
+    /// Does what is done between batches. Nothing is on its way.
+    async fn pause(&mut self, reader: &PartitionReader) -> Result<Option<Stopped>, TaskError> {
+        self.paused_at = Instant::now();
+        self.take_note_of_version();
+        self.board.show(&self.ctx, self.work.as_ref(), reader).await;
+        if let Some(stopped) = self.take_up_newest().await? {
+            return Ok(Some(stopped));
+        }
+        self.let_time_pass(reader).await?;
+        self.keep_up().await?;
+        Ok(None)
     }
 
     /// Returns whether a newer version of the task waits, or a stop.
@@ -417,7 +452,8 @@ impl Attempt {
         if !work.queue.is_empty() {
             return Ok(());
         }
-        let busy = work.processor.has_difference() || work.processor.has_changes();
+        let has_changes = self.in_flight.is_none() && work.processor.has_changes();
+        let busy = work.processor.has_difference() || has_changes;
         let timeout = if busy { Duration::ZERO } else { TICK };
         let mut stop = self.ctx.stop.clone();
         let mut newest = self.ctx.newest.clone();
@@ -426,11 +462,22 @@ impl Attempt {
             _ = stop.wait_for(|stop| *stop) => Vec::new(),
             Ok(()) = newest.changed() => Vec::new(),
         };
-        self.work
-            .as_mut()
-            .expect("no blocking call is under way")
-            .queue
-            .extend(messages);
+        self.queue(reader, messages)
+    }
+
+    /// Queues what was read, and lets what follows be fetched meanwhile.
+    fn queue(
+        &mut self,
+        reader: &mut PartitionReader,
+        messages: Vec<Message>,
+    ) -> Result<(), TaskError> {
+        // Beside rows larger than a batch nothing is fetched ahead: memory is counted by the batch.
+        let bytes: usize = messages.iter().map(batch::bytes_of).sum();
+        if !reader.at_end() && bytes > 0 && bytes <= 2 * self.ctx.batch.bytes_max {
+            reader.fetch_ahead(self.ctx.batch.bytes_max, AHEAD)?;
+        }
+        let work = self.work.as_mut().expect("no blocking call is under way");
+        work.queue.extend(messages);
         Ok(())
     }
 
@@ -449,9 +496,12 @@ impl Attempt {
             }
         }
         let work = self.work();
+        if self.in_flight.is_some() || !work.batch.is_empty() {
+            return Ok(!work.batch.is_empty());
+        }
         let renews = reader.at_end()
             && self.ctx.clock.now_ms() - work.processor.position().read_up_to_ms > RENEW_MS;
-        Ok(!work.batch.is_empty() || work.processor.has_changes() || renews)
+        Ok(work.processor.has_changes() || renews)
     }
 
     /// Waits for the memory that a batch may take; false if something else is more urgent than a batch
@@ -460,7 +510,8 @@ impl Attempt {
         if self.work().permit.is_some() {
             return true;
         }
-        let bytes = u64::try_from(self.ctx.batch.bytes_max).unwrap_or(u64::MAX);
+        let bytes = self.ctx.batch.bytes_max.max(self.work().next_bytes());
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         let mut stop = self.ctx.stop.clone();
         let mut newest = self.ctx.newest.clone();
         let permit = tokio::select! {
@@ -492,76 +543,17 @@ impl Attempt {
                 // A version that waits does not wait for the rest of a source transaction: what was
                 // applied of it is taken back, and applied again under the new version.
                 Outcome::Drained if self.has_news() => {
+                    self.settle().await?;
                     self.blocking(Work::aborted).await?;
                     return Ok(false);
                 }
                 Outcome::Drained => {
                     // The rest of a source transaction, or of a batch that is not full yet.
                     let messages = reader.poll(self.ctx.batch.bytes_max, TICK).await?;
-                    self.work
-                        .as_mut()
-                        .expect("no blocking call is under way")
-                        .queue
-                        .extend(messages);
+                    self.queue(reader, messages)?;
                 }
             }
         }
-    }
-
-    /// Commits the batch. Without the views whose output is refused, if there are any.
-    async fn commit(&mut self, reader: &PartitionReader) -> Result<(), TaskError> {
-        let (mut next_offset, mut read_up_to_ms) = self.work().reached();
-        if self.work().queue.is_empty() {
-            // All that was returned is applied, and what lies before the reader's position and was
-            // not returned are markers, aborted records and holes.
-            next_offset = reader.position();
-            if reader.at_end() {
-                read_up_to_ms = self.ctx.clock.now_ms();
-            }
-        }
-        // A source whose clock is ahead must not hide that we are behind.
-        read_up_to_ms = read_up_to_ms.min(self.ctx.clock.now_ms());
-        let work = self.work.as_mut().expect("no blocking call is under way");
-        let (records, applied) = work.take_output();
-        let outputs = records.records.len();
-        let owner = owner(&self.task);
-        let positions = work.processor.positions(next_offset, read_up_to_ms);
-        let positions = positions
-            .into_iter()
-            .map(|(sub, value)| self.ctx.position_write(&owner, sub, value))
-            .collect();
-        let transaction = Transaction {
-            batches: vec![records],
-            positions,
-            plain: Vec::new(),
-        };
-        let started = Instant::now();
-        let run = self.work().batch.run;
-        fail_point(run, "before", &owner).await;
-        match self.producer.commit(transaction).await {
-            Ok(batches) => {
-                fail_point(run, "after", &owner).await;
-                self.blocking(|work| work.committed(batches)).await??;
-                self.board.count(&self.ctx, applied, outputs, started);
-                Ok(())
-            }
-            Err(error) => self.repeat_without_refused(error),
-        }
-    }
-
-    /// Suspends the view whose output was refused and takes the batch back; any other error ends the
-    /// attempt.
-    fn repeat_without_refused(&mut self, error: hutong_transport::Error) -> Result<(), TaskError> {
-        let work = self.work.as_mut().expect("no blocking call is under way");
-        work.aborted();
-        let suspended =
-            refused_topic(&error).is_some_and(|topic| work.processor.refuse(topic, &error));
-        if !suspended {
-            return Err(error.into());
-        }
-        tracing::warn!(task = self.ctx.task.task, %error, "a view is suspended because its output was refused");
-        self.refused_at = Some(Instant::now());
-        Ok(())
     }
 
     /// Says that the version is in force, once everything that it changed is committed.
@@ -572,32 +564,4 @@ impl Attempt {
             self.ctx.status.took_up(self.version);
         }
     }
-}
-
-/// Where a test may hold the process to kill it: `processor-<run>-<before or after>`.
-#[cfg(debug_assertions)]
-async fn fail_point(run: Run, moment: &str, owner: &str) {
-    let name = format!("processor-{}-{moment}", run.as_str());
-    hutong_transport::faults::reach(&name, owner).await;
-}
-
-#[cfg(not(debug_assertions))]
-#[expect(clippy::unused_async, reason = "its counterpart with faults waits")]
-async fn fail_point(_run: Run, _moment: &str, _owner: &str) {}
-
-/// Returns the topic whose records were refused for good, if that is what happened.
-fn refused_topic(error: &hutong_transport::Error) -> Option<&str> {
-    use hutong_transport::Error as E;
-    match error {
-        E::TopicMissing { topic }
-        | E::RecordTooLarge { topic, .. }
-        | E::BatchInconsistent { topic, .. } => Some(topic),
-        E::Operation { subject, .. } if error.class() == Class::Definite => Some(subject),
-        _ => None,
-    }
-}
-
-/// Returns an empty batch of records, reusing one that came back from a commit.
-fn reuse(batches: Vec<RecordBatch>) -> RecordBatch {
-    batches.into_iter().next().unwrap_or_default()
 }

@@ -143,6 +143,13 @@ pub(crate) fn parse(ctx: &TaskContext) -> Result<Config, TaskError> {
     })
 }
 
+#[cfg_attr(
+    not(debug_assertions),
+    expect(
+        unused_variables,
+        reason = "only places where tests hold it name the owner"
+    )
+)]
 fn host(ctx: &TaskContext, owner: &str, producer: &Arc<TransactionalProducer>) -> KafkaHost {
     KafkaHost {
         connector: ctx.task.connector.clone(),

@@ -1,11 +1,12 @@
 //! What a start reads again from Kafka: members from the views' topics, rows from the input.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::{CLEARED_AT_ONCE, Input, Processor, Step, count, split_key, split_value, stored_row};
 use crate::Error;
 use crate::position::Progress;
-use crate::store::{Member, Store, StoreBatch, StorePosition};
+use crate::store::{Member, Members, Store, StoreBatch, StorePosition};
 use crate::view::digest;
 
 impl<S: Store> Processor<S> {
@@ -48,17 +49,21 @@ impl<S: Store> Processor<S> {
         records: impl Iterator<Item = Input<'a>>,
     ) -> Result<(), Error> {
         let id = self.views[view].id.clone();
-        let mut batch = StoreBatch::default();
+        let mut members = Members::default();
         for record in records {
             let (_, key) = split_key(&record)?;
             let member = record.value.map(|value| Member {
                 digest: digest(value),
                 mark: 0,
             });
-            batch.members.push((id.clone(), key.to_vec(), member));
+            members.insert(key.to_vec(), member);
         }
+        let batch = StoreBatch {
+            members: vec![(id, Arc::new(members))],
+            ..StoreBatch::default()
+        };
         let position = self.unknown_members()?;
-        self.store.apply(batch, &position)
+        self.store.apply(&batch, &position)
     }
 
     /// Ends the rebuilding of a view's members.
@@ -109,7 +114,9 @@ impl<S: Store> Processor<S> {
         position.next_offset = next_offset;
         self.count_replayed(&batch)?;
         position.rows = Some(self.rows);
-        self.store.apply(batch, &position)?;
+        self.store.apply(&batch, &position)?;
+        // Nothing can take this back.
+        self.saved.1 = self.rows;
         Ok(Step::Done)
     }
 

@@ -134,12 +134,8 @@ impl Fetcher {
         })
     }
 
-    /// Waits up to `timeout` for something new and takes what is there.
-    pub(super) async fn fetch(
-        &mut self,
-        bytes_max: usize,
-        timeout: Duration,
-    ) -> Result<Fetched, Error> {
+    /// Asks the thread, unless an answer is on its way already.
+    pub(super) fn ask(&mut self, bytes_max: usize, timeout: Duration) -> Result<(), Error> {
         if self.pending.is_none() {
             let (reply, pending) = oneshot::channel();
             let request = Request {
@@ -150,6 +146,16 @@ impl Fetcher {
             self.requests.try_send(request).map_err(|_| self.ended())?;
             self.pending = Some(pending);
         }
+        Ok(())
+    }
+
+    /// Waits up to `timeout` for something new and takes what is there.
+    pub(super) async fn fetch(
+        &mut self,
+        bytes_max: usize,
+        timeout: Duration,
+    ) -> Result<Fetched, Error> {
+        self.ask(bytes_max, timeout)?;
         let pending = self
             .pending
             .as_mut()

@@ -93,6 +93,16 @@ impl PartitionReader {
         Ok(fetched.messages)
     }
 
+    /// Lets up to about `bytes_max` be taken for the next [`poll`](Self::poll), which returns them
+    /// whatever it is asked for then, unless nothing comes within `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ended`], if the reader has ended.
+    pub fn fetch_ahead(&mut self, bytes_max: usize, timeout: Duration) -> Result<(), Error> {
+        self.fetcher.ask(bytes_max, timeout)
+    }
+
     /// Asks the broker for the end: the last stable offset or, for a reader of uncommitted records,
     /// the high watermark.
     ///

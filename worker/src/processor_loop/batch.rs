@@ -1,10 +1,12 @@
 //! A batch on its way: what was read, what was applied, what came out.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::position::SchemaId;
+use hutong_stream_processors::processor::Sealed;
 use hutong_stream_processors::{Error, FjallStore, Input, Limits, Processor, Run, Step};
 use hutong_transport::reader::Message;
 use tokio::sync::OwnedSemaphorePermit;
@@ -17,15 +19,19 @@ pub(super) struct Work {
     /// Read and not applied.
     pub(super) queue: VecDeque<Message>,
     pub(super) batch: Batch,
+    /// Records of the batch that is on its way.
+    sealed: Vec<Message>,
     /// The memory that the batch may take, while there is one.
     pub(super) permit: Option<OwnedSemaphorePermit>,
+    /// Memory of a batch that is through.
+    spare: RecordBatch,
     limits: BatchLimits,
     /// Rows that a part of the difference runs may look at: as many as it can in [`PART_TIME`].
     looks_max: u64,
 }
 
 /// How long a part of the difference runs shall take: what input waits longer for its commit.
-const PART_TIME: Duration = Duration::from_millis(25);
+const PART_TIME: Duration = Duration::from_millis(12);
 const LOOKS_MIN: u64 = 100;
 const LOOKS_FIRST: u64 = 1_000;
 const LOOKS_MAX: u64 = 200_000;
@@ -36,7 +42,7 @@ const PART_BYTES: usize = 1024 * 1024;
 #[derive(Default)]
 pub(super) struct Batch {
     output: RecordBatch,
-    /// Kept until the commit, because it may have to be repeated without a view.
+    /// Kept until the batch is settled, because it may have to be repeated without a view.
     applied: Vec<Message>,
     applied_bytes: usize,
     /// The source transaction of the last event.
@@ -61,7 +67,7 @@ impl Batch {
         self.applied.is_empty() && self.output.records.is_empty()
     }
 
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.applied_bytes.max(self.output.buffer.len())
     }
 }
@@ -79,6 +85,12 @@ fn next_looks(looks_max: u64, took: Duration) -> u64 {
     next.clamp(LOOKS_MIN, LOOKS_MAX)
 }
 
+/// Returns the size of a record, in bytes.
+pub(super) fn bytes_of(message: &Message) -> usize {
+    message.key.as_ref().map_or(0, |key| key.len())
+        + message.value.as_ref().map_or(0, |value| value.len())
+}
+
 fn input(message: &Message) -> Input<'_> {
     Input {
         offset: message.offset,
@@ -93,10 +105,17 @@ impl Work {
             processor,
             queue: VecDeque::new(),
             batch: Batch::default(),
+            sealed: Vec::new(),
             permit: None,
+            spare: RecordBatch::default(),
             limits,
             looks_max: LOOKS_FIRST,
         }
+    }
+
+    /// Returns the size of the next record, in bytes.
+    pub(super) fn next_bytes(&self) -> usize {
+        self.queue.front().map_or(0, bytes_of)
     }
 
     /// Applies queued records until the batch is full.
@@ -117,8 +136,7 @@ impl Work {
             }
             self.batch.began.get_or_insert_with(Instant::now);
             if let Some(message) = self.queue.pop_front() {
-                self.batch.applied_bytes += message.key.as_ref().map_or(0, |key| key.len())
-                    + message.value.as_ref().map_or(0, |value| value.len());
+                self.batch.applied_bytes += bytes_of(&message);
                 self.batch.applied.push(message);
             }
         }
@@ -190,32 +208,31 @@ impl Work {
         }
     }
 
-    /// Takes the output for a commit; returns also how many records it accounts for.
-    pub(super) fn take_output(&mut self) -> (RecordBatch, usize) {
-        (
-            std::mem::take(&mut self.batch.output),
-            self.batch.applied.len(),
-        )
+    /// Seals the batch and begins the next one. Returns its output, how many records of the input it
+    /// accounts for, and what enters the store after its commit.
+    pub(super) fn seal(&mut self) -> Result<(RecordBatch, usize, Arc<Sealed>), Error> {
+        let sealed = self.processor.seal()?;
+        let batch = std::mem::take(&mut self.batch);
+        let inputs = batch.applied.len();
+        self.sealed = batch.applied;
+        self.batch.output = std::mem::take(&mut self.spare);
+        Ok((batch.output, inputs, sealed))
     }
 
-    /// Brings the committed batch into the store and begins the next one.
-    pub(super) fn committed(&mut self, batches: Vec<RecordBatch>) -> Result<(), Error> {
-        self.processor.committed()?;
-        self.batch.applied.clear();
-        self.batch = Batch {
-            output: super::reuse(batches),
-            applied: std::mem::take(&mut self.batch.applied),
-            ..Batch::default()
-        };
-        self.permit = None;
-        Ok(())
+    /// Takes note that the sealed batch is settled. Its memory comes back.
+    pub(super) fn settled(&mut self, batches: Vec<RecordBatch>) {
+        self.processor.settled();
+        self.sealed = Vec::new();
+        self.spare = batches.into_iter().next().unwrap_or_default();
     }
 
-    /// Puts the batch's records back into the queue.
+    /// Puts the records of the batch, and of a sealed one, back into the queue.
     pub(super) fn aborted(&mut self) {
         self.processor.aborted();
         let batch = std::mem::take(&mut self.batch);
-        for message in batch.applied.into_iter().rev() {
+        let sealed = std::mem::take(&mut self.sealed);
+        let applied = sealed.into_iter().chain(batch.applied);
+        for message in applied.rev() {
             self.queue.push_front(message);
         }
     }
@@ -229,8 +246,8 @@ mod tests {
     fn a_part_is_cut_to_the_time_that_it_may_take() {
         let ms = Duration::from_millis;
         assert_eq!(next_looks(1_000, ms(100)), 500);
-        assert_eq!(next_looks(1_000, ms(20)), 1_000);
-        assert_eq!(next_looks(1_000, ms(5)), 2_000);
+        assert_eq!(next_looks(1_000, ms(10)), 1_000);
+        assert_eq!(next_looks(1_000, ms(3)), 2_000);
         assert_eq!(
             next_looks(100, ms(1_000)),
             100,

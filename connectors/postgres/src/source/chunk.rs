@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hutong_connectors_core::source::SourceHost;
 use hutong_schemas::batch::RecordBatch;
-use hutong_schemas::cell::Cell;
+use hutong_schemas::cell::{Cell, recycle};
 use hutong_schemas::envelope::{EventSource, Op, SnapshotMark};
 use hutong_schemas::position::Lsn;
 use tokio::sync::OwnedSemaphorePermit;
@@ -22,7 +22,7 @@ use super::error::Error;
 use super::merge::ChunkId;
 use super::sql;
 use super::streaming::now_us;
-use super::table_plan::{TablePlan, recycle};
+use super::table_plan::TablePlan;
 use super::text::Scratch;
 use super::visibility::{self, Visible};
 

@@ -153,13 +153,6 @@ pub(crate) async fn register(
     Ok(Registered { plan, announcement })
 }
 
-/// Empties a row and gives it a new lifetime; its memory is kept.
-pub(crate) fn recycle<'b>(mut row: Vec<Cell<'_>>) -> Vec<Cell<'b>> {
-    row.clear();
-    // Collecting in place keeps the allocation.
-    row.into_iter().map(|_| Cell::Null).collect()
-}
-
 impl TablePlan {
     /// Returns what a row of `bytes` bytes of text may need in the arena.
     pub(crate) fn arena_bytes(&self, bytes: usize) -> usize {

@@ -12,13 +12,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hutong_schemas::batch::RecordBatch;
-use hutong_schemas::cell::Cell;
+use hutong_schemas::cell::{Cell, recycle};
 use hutong_schemas::envelope::{EventSource, Op};
 
 use super::error::Error;
 use super::pgoutput::{Old, Tuple};
 use super::position::Position;
-use super::table_plan::{TablePlan, recycle};
+use super::table_plan::TablePlan;
 use super::text::Scratch;
 
 /// Rows with less text than this cannot be looked up as an earlier event. PostgreSQL stores values
