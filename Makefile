@@ -12,8 +12,8 @@ KEEP ?=
 SEEDS ?= 10
 # Which benchmarks `make bench` runs, by the beginnings of their names; all if empty.
 ONLY ?=
-# How often `make bench-peers` measures each pair.
-TURNS ?= 3
+# How often `make bench` and `make bench-peers` measure each pair; 5 and 3 times if empty.
+TURNS ?=
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
@@ -35,7 +35,7 @@ soak: prerequisites ## Repeats the kill test with SEEDS=n seeds.
 	SOAK_SEEDS=$(SEEDS) $(HUTONG) local test -- $(CARGO) test --locked --package hutong --test main -- --nocapture every_change_is_delivered
 
 bench: prerequisites ## Measures speed and memory beside the machine's limits; ONLY="stream sink" picks.
-	$(CARGO) bench --locked --package hutong --bench main -- $(ONLY)
+	TURNS=$(TURNS) $(CARGO) bench --locked --package hutong --bench main -- $(ONLY)
 
 bench-peers: prerequisites ## Measures beside Debezium, exactly once on both sides; ONLY="peer_stream" picks.
 	TURNS=$(TURNS) $(CARGO) bench --locked --package hutong --bench main -- peers $(ONLY)

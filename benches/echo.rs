@@ -166,6 +166,11 @@ impl Source {
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "earliest")
             .set("queued.max.messages.kbytes", "65536")
+            // As the platform's readers have them: by its defaults the library stops fetching for a
+            // second whenever so many records wait.
+            .set("queued.min.messages", "1000000")
+            .set("fetch.queue.backoff.ms", "20")
+            .set("fetch.wait.max.ms", "100")
             .create()?;
         let mut at = TopicPartitionList::new();
         at.add_partition_offset(topic, 0, Offset::Offset(from))?;

@@ -14,6 +14,8 @@ use crate::stand::Stand;
 /// What was measured.
 pub(crate) struct Figures {
     only: Vec<String>,
+    /// How often a pair is measured: as the variable TURNS says.
+    pub(crate) turns: usize,
     rows: Vec<Row>,
     /// Peak resident memory of the worker, by benchmark, in MiB.
     memory: Vec<(String, f64)>,
@@ -30,14 +32,20 @@ struct Row {
 }
 
 impl Figures {
-    /// `only`: beginnings of names; all if there is none.
-    pub(crate) fn new(only: Vec<String>) -> Self {
-        Self {
+    /// `only`: beginnings of names; all if there is none. `turns`: how often a pair is measured, unless
+    /// the variable TURNS says otherwise.
+    pub(crate) fn new(only: Vec<String>, turns: usize) -> Result<Self> {
+        let turns = match std::env::var("TURNS") {
+            Ok(text) if !text.is_empty() => text.parse().context("TURNS is not a number")?,
+            _ => turns,
+        };
+        Ok(Self {
             only,
+            turns,
             rows: Vec::new(),
             memory: Vec::new(),
             machine: String::new(),
-        }
+        })
     }
 
     /// Returns whether a benchmark is to be run.

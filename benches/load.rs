@@ -120,6 +120,12 @@ pub(crate) async fn fill(db: &Client, rows: u64) -> Result<()> {
     each(db, &["set synchronous_commit = off", &call]).await
 }
 
+/// Returns what inserts rows 1 to `rows` in one transaction.
+pub(crate) fn one_transaction(rows: i64) -> String {
+    let columns = row(false);
+    format!("insert into bench select {columns} from generate_series(1, {rows}) i")
+}
+
 /// Makes the changes.
 pub(crate) async fn change(db: &Client, kind: Kind, events: u64) -> Result<()> {
     let call = match kind {

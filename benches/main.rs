@@ -8,6 +8,7 @@
 //! ```text
 //! make bench                       all of them
 //! make bench ONLY="stream sink"    those whose names begin so
+//! make bench TURNS=1               each pair once, for a first impression
 //! make bench-peers                 beside Debezium, see [`peers`]
 //! ```
 //!
@@ -24,6 +25,7 @@ mod echo;
 mod figures;
 mod latency;
 mod load;
+mod memory;
 mod peers;
 mod process;
 mod sink;
@@ -36,8 +38,8 @@ mod view;
 use anyhow::Result;
 use figures::Figures;
 
-/// How often a pair is measured.
-const PAIRS: usize = 5;
+/// How often a pair is measured, unless TURNS says otherwise.
+const TURNS: usize = 5;
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -49,7 +51,7 @@ async fn main() -> Result<()> {
     if only.first().is_some_and(|first| first == "peers") {
         return beside_peers(only[1..].to_vec()).await;
     }
-    let mut figures = Figures::new(only);
+    let mut figures = Figures::new(only, TURNS)?;
     process::require_tools(&["psql", "pg_recvlogical"])?;
     let mut stand = stand::Stand::start().await?;
     figures.machine(&stand).await?;
@@ -59,6 +61,7 @@ async fn main() -> Result<()> {
     sink::run(&mut stand, &mut figures).await?;
     latency::run(&mut stand, &mut figures).await?;
     backfill::run(&mut stand, &mut figures).await?;
+    memory::run(&mut stand, &mut figures).await?;
     tables::run(&mut stand, &mut figures).await?;
     figures.memory();
     figures.write()
@@ -67,7 +70,7 @@ async fn main() -> Result<()> {
 /// The comparison with Debezium; its figures join those of the last `make bench`.
 async fn beside_peers(only: Vec<String>) -> Result<()> {
     peers::require()?;
-    let mut figures = Figures::new(only);
+    let mut figures = Figures::new(only, peers::TURNS)?;
     let mut stand = stand::Stand::start().await?;
     figures.machine(&stand).await?;
     peers::run(&mut stand, &mut figures).await?;

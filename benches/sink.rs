@@ -9,14 +9,17 @@ use tokio_postgres::Client;
 use crate::figures::Figures;
 use crate::stand::{PATIENCE, Stand};
 use crate::view::{self, Table};
-use crate::{PAIRS, load, process};
+use crate::{load, process};
 
 const ROWS: u64 = 1_000_000;
 const TARGET: &str = "bench_sink";
 
 /// Runs the benchmarks.
 pub(crate) async fn run(stand: &mut Stand, figures: &mut Figures) -> Result<()> {
-    for (name, rows, turns) in [("sink", ROWS, PAIRS), ("tenfold_sink", 10 * ROWS, 1)] {
+    for (name, rows, turns) in [
+        ("sink", ROWS, figures.turns),
+        ("tenfold_sink", 10 * ROWS, 1),
+    ] {
         if !figures.wants(name) {
             continue;
         }

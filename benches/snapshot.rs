@@ -6,14 +6,14 @@ use anyhow::{Result, ensure};
 
 use crate::figures::Figures;
 use crate::stand::Stand;
-use crate::{PAIRS, echo, load, process};
+use crate::{echo, load, process};
 
 const ROWS: u64 = 2_000_000;
 
 /// Runs the benchmark.
 pub(crate) async fn run(stand: &mut Stand, figures: &mut Figures) -> Result<()> {
     for (name, rows, turns) in [
-        ("snapshot", ROWS, PAIRS),
+        ("snapshot", ROWS, figures.turns),
         ("tenfold_snapshot", 10 * ROWS, 1),
     ] {
         if !figures.wants(name) {

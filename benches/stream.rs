@@ -9,8 +9,8 @@ use tokio_postgres::Client;
 use crate::echo;
 use crate::figures::{Figures, median};
 use crate::load::{self, Kind};
+use crate::process;
 use crate::stand::Stand;
-use crate::{PAIRS, process};
 
 const SETS: [(&str, Kind, u64, &str); 4] = [
     ("stream", Kind::Inserts, 1_000_000, "≥ 0.70"),
@@ -30,7 +30,7 @@ pub(crate) async fn run(stand: &mut Stand, figures: &mut Figures) -> Result<()> 
         }
         stand.fresh_worker().await?;
         let (mut pairs, mut cpu) = (Vec::new(), Vec::new());
-        for turn in 0..PAIRS {
+        for turn in 0..figures.turns {
             let pair = pair(stand, kind, events, turn % 2 == 0).await?;
             pairs.push((pair.ours, pair.limit));
             cpu.push(pair.cpu_us);
@@ -73,11 +73,9 @@ async fn pair(stand: &mut Stand, kind: Kind, events: u64, ours_first: bool) -> R
     stand.wait_end(&topic, 1, async || Ok(true)).await?;
     stand.want(&name, "stop").await?;
     stand.wait_stopped(&name).await?;
-    db.batch_execute(&format!(
-        "create publication {LIMIT} for table bench;
-         select pg_create_logical_replication_slot('{LIMIT}', 'pgoutput')"
-    ))
-    .await?;
+    let publish = format!("create publication {LIMIT} for table bench");
+    let slot = format!("select pg_create_logical_replication_slot('{LIMIT}', 'pgoutput')");
+    load::each(&db, &[&publish, &slot]).await?;
     let base = stand.end(&topic)?;
     load::change(&db, kind, events).await?;
     let end: String = db

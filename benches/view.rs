@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::figures::{Figures, median};
 use crate::stand::{PATIENCE, Stand};
-use crate::{PAIRS, echo, load};
+use crate::{echo, load};
 
 const ROWS: u64 = 1_000_000;
 /// What an echo must reach, else the machine is too busy to say anything.
@@ -24,7 +24,8 @@ pub(crate) async fn run(stand: &mut Stand, figures: &mut Figures) -> Result<()> 
     let wanted = ["view", "view_fan", "tenfold_view"].map(|name| figures.wants(name));
     if wanted.contains(&true) {
         let table = Table::capture(stand, ROWS).await?;
-        let alone = table.alone(stand, figures, "view", PAIRS, "≥ 0.40").await?;
+        let turns = figures.turns;
+        let alone = table.alone(stand, figures, "view", turns, "≥ 0.40").await?;
         if figures.wants("view_fan") {
             let mut pairs = Vec::new();
             for _ in 0..2 {
@@ -135,6 +136,7 @@ impl Table {
 
     /// Returns input records a second, from the first commit to the end of the views.
     async fn run(&self, stand: &mut Stand, documents: &[Value]) -> Result<f64> {
+        wait_without_processor(stand).await?;
         stand.platform.stop("worker").await?;
         for document in documents {
             create(stand, document).await?;
@@ -178,6 +180,18 @@ async fn processed(stand: &Stand) -> Result<u64> {
     let counters = lines.filter(|line| line.starts_with("hutong_processor_records_total{"));
     let values = counters.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
     Ok(values.sum())
+}
+
+/// Waits until the last view's processor has forgotten where it was, so that the next one begins at
+/// the beginning.
+async fn wait_without_processor(stand: &Stand) -> Result<()> {
+    let db = stand.control.connect().await?;
+    let processors = "select count(*) from task where kind = 'processor' and config is not null";
+    until("the processor to be gone", PATIENCE, async || {
+        let left: i64 = db.query_one(processors, &[]).await?.get(0);
+        Ok(if left == 0 { Ok(()) } else { Err(left) })
+    })
+    .await
 }
 
 /// Returns the topic of a view's first generation.

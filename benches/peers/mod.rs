@@ -31,7 +31,7 @@ const HEAP_BEST: u32 = 4096;
 /// What a small installation gives it.
 const HEAP_SMALL: u32 = 512;
 /// How often a pair is measured, unless TURNS says otherwise.
-const TURNS: usize = 3;
+pub(crate) const TURNS: usize = 3;
 /// A topic that has been silent for so long has got everything.
 const SILENCE: Duration = Duration::from_secs(3);
 
@@ -48,7 +48,7 @@ const SMALL_HEAP: &str = "peer_512";
 pub(crate) async fn run(stand: &mut Stand, figures: &mut Figures) -> Result<()> {
     let jars = jars::fetch()?;
     println!("Debezium {} with a heap of {HEAP_BEST} MiB", jars::DEBEZIUM);
-    let turns = turns()?;
+    let turns = figures.turns;
     let rival = Debezium::start(stand, &jars, HEAP_BEST).await?;
     warm_up(stand, &rival).await?;
     stand.fresh_worker().await?;
@@ -68,13 +68,6 @@ pub(crate) async fn run(stand: &mut Stand, figures: &mut Figures) -> Result<()> 
         small_heap(stand, &jars, figures).await?;
     }
     Ok(())
-}
-
-fn turns() -> Result<usize> {
-    match std::env::var("TURNS") {
-        Ok(text) if !text.is_empty() => text.parse().context("TURNS is not a number"),
-        _ => Ok(TURNS),
-    }
 }
 
 /// Fails if a program is missing without which there is nothing to compare with.
