@@ -35,7 +35,7 @@ use super::side::Side;
 use super::table_state::Reading;
 
 /// Most bytes of a chunk: small beside a batch, so that what streams waits little for one.
-const CHUNK_BYTES_MAX: usize = 1 << 20;
+const CHUNK_BYTES_MAX: usize = 2 << 20;
 /// Fewest, where the byte budget is nearly used up.
 pub(crate) const CHUNK_BYTES_MIN: usize = 16 << 10;
 
