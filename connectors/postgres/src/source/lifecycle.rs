@@ -179,7 +179,8 @@ fn decide(
     }
     let mut state = stored.clone();
     if reads_again {
-        state.known = relation_change::known(table, config);
+        let table = relation_change::as_nullable_as(&stored.known, table);
+        state.known = relation_change::known(&table, config);
         state.failed = None;
         state.announced = false;
         // What lies between was written while the table looked otherwise, and is in the rows: nobody
@@ -221,10 +222,11 @@ fn take_up(
 ) {
     let is_read = state.reading.is_none();
     let is_keyless = state.known.key.is_empty();
+    let prepared = || relation_change::as_nullable_as(&state.known, table);
     if !is_read && is_keyless {
-        start.keyless.push(table.clone());
+        start.keyless.push(prepared());
     } else if !is_read || !state.announced {
-        start.beside.push(table.clone());
+        start.beside.push(prepared());
     }
     start.shown.push(TableProgress {
         state: if is_read {
