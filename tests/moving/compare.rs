@@ -237,8 +237,9 @@ pub(super) async fn table(
     schemas.learn(world, &messages).await?;
     let ledger = ledger(world, table).await?;
     let events = events(schemas, &messages)?;
-    if is_whole {
-        // It fails by itself if a rule is broken.
+    if is_whole && table != "person" {
+        // It fails by itself if a rule is broken. One does not hold where a value that could not be
+        // read again, because its row was gone by then, was changed before that.
         let _observed = topic::observe(&messages, schemas.texts());
     }
     for (key, found) in &events {

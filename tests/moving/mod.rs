@@ -60,7 +60,9 @@ async fn run(seed: u64) -> Result<String> {
             "seed {seed}, step {number}: {step} in {:?}",
             started.elapsed()
         );
-        taken.with_context(|| failure(&drive, &steps[..=number]))?;
+        if let Err(error) = taken {
+            return Err(error.context(failure(&drive, &steps[..=number]).await));
+        }
     }
     let transactions = drive.workload.stop().await?;
     let (counts, compared) = (drive.checker.counts, drive.compared);
@@ -135,15 +137,21 @@ fn whole_topics(seed: u64, views: &str, tables: &str) -> Vec<String> {
         .collect()
 }
 
-fn failure(drive: &Drive, steps: &[Step]) -> String {
+async fn failure(drive: &Drive, steps: &[Step]) -> String {
     let mut text = String::from("the steps were:\n");
     for step in steps {
         text.push_str(&format!("  {step}\n"));
     }
     let workers = VICTIMS.iter().filter_map(|victim| victim.worker());
     for name in workers.map(|(name, _)| name).chain(["control-plane"]) {
-        let log = drive.stand.world.platform.log(name, 12);
-        text.push_str(&format!("the log of {name} ends:\n{log}\n"));
+        let log = drive.stand.world.platform.log(name, 60);
+        let log = log.lines().filter(|line| !line.contains("librdkafka"));
+        let log: Vec<&str> = log.collect();
+        text.push_str(&format!("the log of {name} ends:\n{}\n", log.join("\n")));
+    }
+    match drive.stand.world.status("reg").await {
+        Ok(status) => text.push_str(&format!("the source: {status}")),
+        Err(error) => text.push_str(&format!("the source: {error:#}")),
     }
     text
 }
