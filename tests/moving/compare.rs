@@ -156,7 +156,15 @@ pub(super) async fn topics(
             Ok(if held != expected {
                 Err(difference(&expected, &held))
             } else if hidden > 0 && !tail.has_lag(&own) {
-                Err(format!("{hidden} records of keys that are not in the view"))
+                let left = messages.iter().map(|record| {
+                    let what = if record.value.is_some() { "row" } else { "tombstone" };
+                    format!("{}/{} {what} at {}", record.partition, record.offset, record.timestamp_ms)
+                });
+                let left: Vec<String> = left.collect();
+                Err(format!(
+                    "{hidden} records of keys that are not in the view; segments {:?}; records {left:?}",
+                    tail.segments(&own)
+                ))
             } else {
                 Ok(())
             })

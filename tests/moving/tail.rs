@@ -121,6 +121,23 @@ impl Tail {
         self.whole.iter().any(|prefix| topic.starts_with(prefix))
     }
 
+    /// Returns the files of a topic's segments, and their sizes.
+    pub(super) fn segments(&self, topic: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for (name, partition) in partitions(&self.data, &[topic.to_owned()]) {
+            let folder = self.data.join(format!("{name}-{partition}"));
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                let size = entry.metadata().map_or(0, |data| data.len());
+                let file = entry.file_name().to_string_lossy().into_owned();
+                if file.ends_with(".log") {
+                    found.push(format!("{partition}/{file} {size}"));
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
     /// Waits until everything is read that is committed by now.
     pub(super) async fn catch_up(&self) -> Result<()> {
         let admin = Admin::new(&self.kafka)?;
