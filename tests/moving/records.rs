@@ -32,11 +32,11 @@ impl Schemas {
         for message in messages {
             for part in [&message.key, &message.value].into_iter().flatten() {
                 let (id, _) = wire::split(part)?;
-                if !self.texts.contains_key(&id) {
+                if let Entry::Vacant(unknown) = self.texts.entry(id) {
                     let path = format!("/schemas/ids/{}", id.0);
                     let answer = world.api().registry("GET", &path, None).await?.ok()?;
                     let schema = answer["schema"].as_str().context("no schema")?;
-                    self.texts.insert(id, schema.to_owned());
+                    unknown.insert(schema.to_owned());
                 }
             }
         }

@@ -165,6 +165,10 @@ fn decide(
         let reads = config.snapshot_mode != SnapshotMode::NoData;
         state.reading = reads.then(Reading::default);
         state.demand = demand.cloned();
+        // The stream may go on before a time in which the table was published once already. What it
+        // says of that is in the rows or was undone since by what nobody published: it would bring
+        // back rows that are gone, where the sweep does not look for them.
+        state.from = circumstances.end_of_log;
         return Decision::GoesOn(Box::new(state));
     };
     let is_demanded = demand.is_some() && demand != stored.demand.as_ref();
