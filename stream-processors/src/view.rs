@@ -386,7 +386,7 @@ impl View {
             self.position.tombstone_ms = None;
         }
         if !with_value {
-            self.position.tombstone_ms.get_or_insert(self.now_ms);
+            self.position.tombstone_ms = Some(self.now_ms);
         }
         header::write(head, self.task.version, &mut self.scratch.header);
         let out = &mut *effects.out;

@@ -597,6 +597,21 @@ fn a_tombstone_is_followed_by_a_repeat_once_its_segment_could_end() {
     scene.kafka.commit(&out, positions);
     scene.processor.committed().unwrap();
     assert!(scene.processor.repeats_due().is_empty());
+
+    // Another tombstone has its own hour: it may lie in a later segment than the first.
+    for (key, at) in [(11, NOW), (12, NOW + hour)] {
+        scene.processor.tick(at, at).unwrap();
+        scene.table.begin();
+        scene.table.delete(key);
+        scene.settle();
+    }
+    scene.processor.tick(NOW + due, NOW + due).unwrap();
+    assert!(scene.processor.repeats_due().is_empty());
+    scene
+        .processor
+        .tick(NOW + hour + due, NOW + hour + due)
+        .unwrap();
+    assert_eq!(scene.processor.repeats_due(), [0]);
 }
 
 #[test]
