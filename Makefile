@@ -30,9 +30,9 @@ test: prerequisites ## Starts servers and runs every test.
 	$(CARGO) test --locked --workspace --no-run
 	$(HUTONG) local test -- $(CARGO) test --locked --workspace
 
-soak: prerequisites ## Repeats the kill test with SEEDS=n seeds.
+soak: prerequisites ## Repeats the tests of kills and of views that change, with SEEDS=n seeds.
 	$(CARGO) test --locked --package hutong --no-run
-	SOAK_SEEDS=$(SEEDS) $(HUTONG) local test -- $(CARGO) test --locked --package hutong --test main -- --nocapture every_change_is_delivered
+	SOAK_SEEDS=$(SEEDS) $(HUTONG) local test -- $(CARGO) test --locked --package hutong --test main -- --nocapture --test-threads=1 every_change_is_delivered whatever_changes_at_once
 
 bench: prerequisites ## Measures speed and memory beside the machine's limits; ONLY="stream sink" picks.
 	TURNS=$(TURNS) $(CARGO) bench --locked --package hutong --bench main -- $(ONLY)

@@ -16,6 +16,7 @@ mod docs;
 mod exactly_once;
 mod first_path;
 mod interoperation;
+mod moving;
 mod no_leak;
 mod operations;
 mod view_changes;

@@ -52,7 +52,8 @@ pub struct ViewPosition {
     /// The offset of the output partition behind the first fill of this generation, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fill_end: Option<i64>,
-    /// When the oldest tombstone was written that may lie in a segment to which is still appended.
+    /// When the newest tombstone was written, if it may lie in a segment to which is still appended. Not
+    /// the oldest one: appends since may have begun another segment, which is not over when it would be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tombstone_ms: Option<i64>,
     /// The fingerprint of the secret under which keys or hashes of this generation are computed.

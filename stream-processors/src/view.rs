@@ -32,6 +32,11 @@ use crate::pending::Pending;
 use crate::position::{Progress, ViewPosition};
 use crate::store::{KeyHash, Member, Members, Store, StoreBatch, ViewId};
 
+/// How long after a batch was begun its records may be appended: waiting for input, memory and the
+/// commit before it, a few times over. Were the last record repeated earlier, and the tombstone the
+/// first record of its segment, no segment would end, and what was withdrawn would stay.
+const LATE_MS: i64 = 5_000;
+
 /// A view over the partition.
 #[derive(Debug)]
 pub struct View {
@@ -369,10 +374,12 @@ impl View {
         holds_what_it_may && self.segment_is_over()
     }
 
+    /// Returns whether an append now begins another segment than that of the tombstone. A segment's
+    /// age counts from its first append, which is later than our clock was when the batch was begun.
     fn segment_is_over(&self) -> bool {
-        self.position
-            .tombstone_ms
-            .is_some_and(|at| self.now_ms.saturating_sub(at) >= self.segment_ms)
+        let is_over =
+            |at| self.now_ms.saturating_sub(at) >= self.segment_ms.saturating_add(LATE_MS);
+        self.position.tombstone_ms.is_some_and(is_over)
     }
 
     /// Appends a record: the key in the scratch buffer, with the value there or as a tombstone.
@@ -386,7 +393,7 @@ impl View {
             self.position.tombstone_ms = None;
         }
         if !with_value {
-            self.position.tombstone_ms.get_or_insert(self.now_ms);
+            self.position.tombstone_ms = Some(self.now_ms);
         }
         header::write(head, self.task.version, &mut self.scratch.header);
         let out = &mut *effects.out;

@@ -539,6 +539,7 @@ fn another_secret_stops_a_view_at_once_and_the_first_one_brings_it_back() {
 fn a_tombstone_is_followed_by_a_repeat_once_its_segment_could_end() {
     let mut scene = filled(vec![s03()]);
     let hour = 3_600_000;
+    let due = hour + 5_000;
     scene.processor.set_segment_ms(hour);
     scene.processor.tick(NOW, NOW).unwrap();
     assert!(scene.processor.repeats_due().is_empty());
@@ -547,12 +548,9 @@ fn a_tombstone_is_followed_by_a_repeat_once_its_segment_could_end() {
     scene.settle();
     scene.restart();
     scene.processor.set_segment_ms(hour);
-    scene
-        .processor
-        .tick(NOW + hour - 1, NOW + hour - 1)
-        .unwrap();
+    scene.processor.tick(NOW + due - 1, NOW + due - 1).unwrap();
     assert!(scene.processor.repeats_due().is_empty());
-    scene.processor.tick(NOW + hour, NOW + hour).unwrap();
+    scene.processor.tick(NOW + due, NOW + due).unwrap();
     assert_eq!(scene.processor.repeats_due(), [0]);
     let last = scene.kafka.outputs["hutong.view.s03.g1"]
         .last()
@@ -581,17 +579,14 @@ fn a_tombstone_is_followed_by_a_repeat_once_its_segment_could_end() {
     let next = scene.processor.position().next_offset;
     drop(scene.processor.positions(next, NOW));
     scene.processor.committed().unwrap();
-    scene
-        .processor
-        .tick(NOW + 9 * hour, NOW + 9 * hour)
-        .unwrap();
+    scene.processor.tick(NOW + 9 * due, NOW + 9 * due).unwrap();
     assert!(scene.processor.repeats_due().is_empty(), "once is enough");
 
     // Any record ends the segment as well.
     scene.table.begin();
     scene.table.delete(8);
     scene.settle();
-    scene.processor.tick(NOW + hour, NOW + hour).unwrap();
+    scene.processor.tick(NOW + due, NOW + due).unwrap();
     assert_eq!(scene.processor.repeats_due(), [0]);
     scene.table.begin();
     scene.table.upsert(row(9, "370702"));
@@ -602,6 +597,21 @@ fn a_tombstone_is_followed_by_a_repeat_once_its_segment_could_end() {
     scene.kafka.commit(&out, positions);
     scene.processor.committed().unwrap();
     assert!(scene.processor.repeats_due().is_empty());
+
+    // Another tombstone has its own hour: it may lie in a later segment than the first.
+    for (key, at) in [(11, NOW), (12, NOW + hour)] {
+        scene.processor.tick(at, at).unwrap();
+        scene.table.begin();
+        scene.table.delete(key);
+        scene.settle();
+    }
+    scene.processor.tick(NOW + due, NOW + due).unwrap();
+    assert!(scene.processor.repeats_due().is_empty());
+    scene
+        .processor
+        .tick(NOW + hour + due, NOW + hour + due)
+        .unwrap();
+    assert_eq!(scene.processor.repeats_due(), [0]);
 }
 
 #[test]
@@ -609,6 +619,7 @@ fn nothing_is_repeated_while_a_difference_goes_out() {
     let all = view("one", 1, &[("id", None)], None);
     let mut scene = filled(vec![all]);
     let hour = 3_600_000;
+    let due = hour + 5_000;
     scene.processor.set_segment_ms(hour);
     scene.processor.tick(NOW, NOW).unwrap();
     scene.table.begin();
@@ -616,15 +627,12 @@ fn nothing_is_repeated_while_a_difference_goes_out() {
     scene.settle();
     scene.tasks = vec![view("one", 2, &[("id", None)], Some("id > 10"))];
     scene.adopt();
-    scene.processor.tick(NOW + hour, NOW + hour).unwrap();
+    scene.processor.tick(NOW + due, NOW + due).unwrap();
     assert!(scene.processor.has_difference());
     // The last record may be a row that the policy in force hides.
     assert!(scene.processor.repeats_due().is_empty());
     scene.settle();
-    scene
-        .processor
-        .tick(NOW + 2 * hour, NOW + 2 * hour)
-        .unwrap();
+    scene.processor.tick(NOW + 2 * due, NOW + 2 * due).unwrap();
     assert_eq!(scene.processor.repeats_due(), [0], "once it is through");
 }
 

@@ -4,7 +4,7 @@
 mod failpoints;
 mod faults;
 mod kills;
-mod ledger;
-mod mortal;
+pub(crate) mod ledger;
+pub(crate) mod mortal;
 mod stand;
 pub(crate) mod topic;

@@ -18,7 +18,7 @@ use crate::world::{BINARY, World};
 
 /// What can be killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Victim {
+pub(crate) enum Victim {
     SourceWorker,
     ProcessorWorker,
     SinkWorker,
@@ -29,7 +29,7 @@ pub(super) enum Victim {
 }
 
 /// Everything that can be killed.
-pub(super) const VICTIMS: [Victim; 7] = [
+pub(crate) const VICTIMS: [Victim; 7] = [
     Victim::SourceWorker,
     Victim::ProcessorWorker,
     Victim::SinkWorker,
@@ -41,7 +41,7 @@ pub(super) const VICTIMS: [Victim; 7] = [
 
 impl Victim {
     /// The fault that holds a transaction in which the victim takes part, and whose.
-    pub(super) fn held(self) -> Option<(&'static str, &'static str)> {
+    pub(crate) fn held(self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::SourceWorker | Self::SourceDatabase | Self::Broker => {
                 Some(("kafka-hold", "source/"))
@@ -52,7 +52,7 @@ impl Victim {
         }
     }
 
-    pub(super) fn worker(self) -> Option<(&'static str, &'static str)> {
+    pub(crate) fn worker(self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::SourceWorker => Some(("source-worker", "department")),
             Self::ProcessorWorker => Some(("processor-worker", "center")),
@@ -65,18 +65,18 @@ impl Victim {
 }
 
 /// A platform with a worker for each kind of task, on servers of its own.
-pub(super) struct Mortal {
-    pub(super) world: World,
-    pub(super) kafka: Kafka,
+pub(crate) struct Mortal {
+    pub(crate) world: World,
+    pub(crate) kafka: Kafka,
     source_database: Postgres,
     subscriber_database: Postgres,
-    pub(super) faults: PathBuf,
+    pub(crate) faults: PathBuf,
     _servers: OwnServers,
 }
 
 impl Mortal {
     /// Starts everything; `adapt` may change what the platform is like.
-    pub(super) async fn start(
+    pub(crate) async fn start(
         broker: kafka::Options,
         adapt: impl FnOnce(&mut PlatformOptions),
     ) -> Result<Self> {
@@ -125,7 +125,7 @@ impl Mortal {
 
     /// Kills a victim, inside an open transaction if it takes part in any, and starts it again.
     /// Returns whether a transaction was open.
-    pub(super) async fn kill(&mut self, victim: Victim) -> Result<bool> {
+    pub(crate) async fn kill(&mut self, victim: Victim) -> Result<bool> {
         let is_open = match victim.held() {
             None => false,
             Some((fault, whose)) => self.hold(fault, whose).await?,
@@ -156,7 +156,7 @@ impl Mortal {
 
     /// Waits until a worker stands before a commit. Returns false if none came to one, because the
     /// victim before had not recovered yet.
-    pub(super) async fn hold(&self, fault: &str, whose: &str) -> Result<bool> {
+    pub(crate) async fn hold(&self, fault: &str, whose: &str) -> Result<bool> {
         remove(&self.faults.join("release"))?;
         let taken = self.faults.join(format!("{fault}.taken"));
         remove(&taken)?;

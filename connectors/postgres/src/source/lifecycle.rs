@@ -165,6 +165,10 @@ fn decide(
         let reads = config.snapshot_mode != SnapshotMode::NoData;
         state.reading = reads.then(Reading::default);
         state.demand = demand.cloned();
+        // The stream may go on before a time in which the table was published once already. What it
+        // says of that is in the rows or was undone since by what nobody published: it would bring
+        // back rows that are gone, where the sweep does not look for them.
+        state.from = circumstances.end_of_log;
         return Decision::GoesOn(Box::new(state));
     };
     let is_demanded = demand.is_some() && demand != stored.demand.as_ref();
@@ -179,7 +183,8 @@ fn decide(
     }
     let mut state = stored.clone();
     if reads_again {
-        state.known = relation_change::known(table, config);
+        let table = relation_change::as_nullable_as(&stored.known, table);
+        state.known = relation_change::known(&table, config);
         state.failed = None;
         state.announced = false;
         // What lies between was written while the table looked otherwise, and is in the rows: nobody
@@ -221,10 +226,11 @@ fn take_up(
 ) {
     let is_read = state.reading.is_none();
     let is_keyless = state.known.key.is_empty();
+    let prepared = || relation_change::as_nullable_as(&state.known, table);
     if !is_read && is_keyless {
-        start.keyless.push(table.clone());
+        start.keyless.push(prepared());
     } else if !is_read || !state.announced {
-        start.beside.push(table.clone());
+        start.beside.push(prepared());
     }
     start.shown.push(TableProgress {
         state: if is_read {

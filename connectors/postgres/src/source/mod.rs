@@ -255,6 +255,17 @@ impl Connected {
             for plan in &start.publish {
                 self.make_publication(plan, delivery).await?;
             }
+            // What is captured no more is forgotten before it is taken out of the publication: a start
+            // that captures it again would take a table that it knows and does not find there for one
+            // that somebody else took out, and stop it.
+            if !start.unpublish.is_empty() {
+                let parts = tables.take_changed()?;
+                if delivery.send_position(&position, parts).await? == Flow::Stop
+                    || delivery.settled().await == Flow::Stop
+                {
+                    return Ok(Begun::Stopped);
+                }
+            }
         }
         self.unpublish(&start, &position, delivery).await;
         for table in &start.keyless {

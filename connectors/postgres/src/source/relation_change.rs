@@ -61,6 +61,21 @@ pub(crate) fn known(table: &Table, config: &Config) -> KnownTable {
     }
 }
 
+/// Returns a table that is prepared again, with NULL allowed wherever the topic's schema allows it
+/// already: it stays nullable once it was, and the stream takes a column that was added as nullable.
+/// A schema from the catalogue alone would be refused, because it could not read the topic's records.
+pub(crate) fn as_nullable_as(known: &KnownTable, table: &Table) -> Table {
+    let mut table = table.clone();
+    for column in &mut table.columns {
+        let mut columns = known.columns.iter();
+        let before = columns.find(|before| before.attnum == column.attnum);
+        let was_nullable = before.map_or(column.attnum > known.highest, |before| before.nullable);
+        let is_key = table.primary_key.contains(&column.attnum);
+        column.not_null &= is_key || !was_nullable;
+    }
+    table
+}
+
 fn known_column(column: &CatalogueColumn, nullable: bool, added: Option<Added>) -> KnownColumn {
     KnownColumn {
         attnum: column.attnum,

@@ -238,3 +238,24 @@ fn a_constant_is_written_as_the_schema_wants_it() {
     assert_eq!(number.0, serde_json::json!(5));
     assert!(constant(SqlType::Bytea, "\\x00").is_none());
 }
+
+#[test]
+fn a_table_that_is_prepared_again_allows_null_wherever_its_topic_does() {
+    let before = table("f", 2, &[(1, "id", INT), (2, "a", INT)]);
+    let mut now = table(
+        "f",
+        4,
+        &[(1, "id", INT), (2, "a", INT), (3, "b", INT), (4, "c", INT)],
+    );
+    let mut here = step(&before, &[("id", INT), ("a", INT), ("b", INT)], &now)
+        .unwrap()
+        .known;
+    here.columns[1].nullable = false;
+    for column in &mut now.columns {
+        column.not_null = true;
+    }
+    let prepared = as_nullable_as(&here, &now);
+    let not_null: Vec<bool> = prepared.columns.iter().map(|it| it.not_null).collect();
+    // The key and what never was nullable; not what the stream has added, or will.
+    assert_eq!(not_null, [true, true, false, false]);
+}
