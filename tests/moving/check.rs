@@ -15,9 +15,9 @@ use hutong_transport::reader::Message;
 use tokio_postgres::Client;
 
 use super::department::is_read_again;
-use super::model::{History, Policy, VIEWS, View};
+use super::model::{History, VIEWS, View};
+use super::oracle::{Verdict, judge};
 use super::records::{Origin, Schemas, origin};
-use super::schedule::{ADDED, ADDED_DEFAULT};
 use super::tail::{Partition, Tail};
 use crate::world::World;
 
@@ -82,14 +82,6 @@ struct Progress {
     /// The number in the ledger of the newest row of each key.
     ages: HashMap<i64, i64>,
     changes: HashSet<(Vec<u8>, (String, String))>,
-}
-
-/// What the source says of a row's version, under a policy.
-struct Verdict {
-    key: i64,
-    age: i64,
-    is_granted: bool,
-    row: Vec<Option<String>>,
 }
 
 /// A row that a record shows.
@@ -386,41 +378,4 @@ impl Part<'_> {
         *age = verdict.age;
         Ok(())
     }
-}
-
-/// Asks the department what a policy shows of some versions of rows.
-async fn judge(
-    department: &Client,
-    view: View,
-    policy: &Policy,
-    versions: BTreeSet<i64>,
-) -> Result<HashMap<i64, Verdict>> {
-    // A row from before a column was added holds its default.
-    let sql = format!(
-        "select x.entry_ver, x.entry_key, x.entry_seq, ({condition}) is true, {row}
-         from (
-            select e.ver as entry_ver, e.key as entry_key, e.seq as entry_seq, r.*
-            from ledger.entry e,
-            lateral jsonb_populate_record(null::reg.{table}, '{{\"{ADDED}\": \"{ADDED_DEFAULT}\"}}'::jsonb || e.image) r
-            where e.ver = any($1) and e.tbl = '{table}' and e.op <> 'd'
-         ) x",
-        condition = policy.condition.sql(),
-        row = policy.row_sql(),
-        table = view.table,
-    );
-    let versions: Vec<i64> = versions.into_iter().collect();
-    let rows = department
-        .query(&sql, &[&versions])
-        .await
-        .with_context(|| sql.clone())?;
-    let verdicts = rows.iter().map(|row| {
-        let verdict = Verdict {
-            key: row.get(1),
-            age: row.get(2),
-            is_granted: row.get(3),
-            row: row.get(4),
-        };
-        (row.get(0), verdict)
-    });
-    Ok(verdicts.collect())
 }

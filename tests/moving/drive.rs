@@ -12,7 +12,8 @@ use super::check::{Bound, Checker, topic_prefix};
 use super::compare;
 use super::department::Workload;
 use super::model::{EXTRAS, HIDDEN, History, Policy, VIEWS, Version, View};
-use super::schedule::{Action, Killed, Kind, Place, Step};
+use super::step::{Action, Killed, Kind, Place, Step};
+use super::table;
 use super::tail::Tail;
 use crate::exactly_once::mortal::{Mortal, Victim};
 use crate::world::{ensure, texts};
@@ -343,11 +344,11 @@ impl Drive {
             .await?;
         for table in ["person", "account", "scrap"] {
             self.compared +=
-                compare::table(world, &self.tail, &mut checker.schemas, table, true).await?;
+                table::compare(world, &self.tail, &mut checker.schemas, table, true).await?;
         }
         if self.has_extra {
             self.compared +=
-                compare::table(world, &self.tail, &mut checker.schemas, "extra", false).await?;
+                table::compare(world, &self.tail, &mut checker.schemas, "extra", false).await?;
         }
         for view in known {
             if view != EXTRAS || self.has_extra {
