@@ -198,7 +198,7 @@ impl Store for FjallStore {
         let mut bytes = Vec::new();
         for (view, members) in &changes.members {
             let mut members: Vec<_> = members.iter().collect();
-            members.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
+            members.sort_unstable_by_key(|(key, _)| *key);
             for (key, member) in members {
                 put_member_key(view, key, &mut bytes);
                 match member {
