@@ -166,8 +166,8 @@ impl Source {
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "earliest")
             .set("queued.max.messages.kbytes", "65536")
-            // As the platform's readers have them: by its defaults the library stops fetching for a
-            // second whenever so many records wait.
+            // By its defaults the library stops fetching for a second whenever 100,000 records wait. The
+            // waits are those of the platform's readers.
             .set("queued.min.messages", "1000000")
             .set("fetch.queue.backoff.ms", "20")
             .set("fetch.wait.max.ms", "100")

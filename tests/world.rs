@@ -338,6 +338,18 @@ fn object(value: Value) -> Map<String, Value> {
     }
 }
 
+/// Waits until a query, whose first column is text, finds a row.
+pub(crate) async fn wait_found(what: &str, database: &Database, query: &str) -> Result<()> {
+    until(what, PATIENCE, async || {
+        Ok(if texts(database, query).await?.is_empty() {
+            Err("not yet")
+        } else {
+            Ok(())
+        })
+    })
+    .await
+}
+
 /// Returns the first column of a query's rows, as text.
 pub(crate) async fn texts(database: &Database, query: &str) -> Result<Vec<String>> {
     let client = database.connect().await?;

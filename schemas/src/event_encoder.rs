@@ -9,6 +9,7 @@ use crate::Error;
 use crate::binary::{Reader, put_bytes, put_long};
 use crate::cell::Cell;
 use crate::codec::{BRANCH_0, BRANCH_1, Column, Nullability, check_length};
+use crate::digits::{self, digits};
 use crate::envelope::{EventSource, Op, SnapshotMark, event_schemas, schema_default};
 use crate::form::{Form, put_default, put_zero};
 use crate::position::{Lsn, SchemaId};
@@ -296,19 +297,8 @@ impl Sequence {
         let Some(Lsn(number)) = lsn else {
             return self.push(b"null");
         };
-        let mut digits = [0; 20];
-        let mut first = digits.len();
-        let mut rest = number;
-        loop {
-            first -= 1;
-            digits[first] = b'0' + (rest % 10).to_le_bytes()[0];
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
         self.push(b"\"");
-        self.push(&digits[first..]);
+        self.push(digits::<10>(number, &mut digits::Buffer::default()));
         self.push(b"\"");
     }
 }

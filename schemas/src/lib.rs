@@ -27,6 +27,7 @@ pub mod compatibility;
 
 pub mod batch;
 pub mod class;
+pub mod digits;
 pub mod error;
 
 mod binary;

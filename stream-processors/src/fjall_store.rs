@@ -21,8 +21,8 @@ const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// Memory for what was written and is not on disk yet, per keyspace.
 const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
 /// How many memtables' tables lie side by side before they are merged into the next level. Twice the
-/// default: a fill of a large view spends more on merging than on writing, and what a key is looked up
-/// in more of them costs little, because nearly every key that is asked for is new (see the filters).
+/// default: a fill of a large view spends more on merging than on writing, and to look a key up in more
+/// of them costs little, because the filter in memory answers for nearly every key that is new.
 const TABLES_UNMERGED: u8 = 8;
 /// Disk for the log of what is in memory, and so what a start reads of it. The least that is allowed.
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;

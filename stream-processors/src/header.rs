@@ -1,5 +1,6 @@
 //! The header `hutong` of view records: where a record comes from.
 
+use hutong_schemas::digits::{self, digits};
 use hutong_schemas::envelope::SnapshotMark;
 use hutong_schemas::event_decoder::EventHead;
 use hutong_schemas::position::Lsn;
@@ -24,37 +25,25 @@ pub(crate) fn write(head: Option<&EventHead>, policy: u64, out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(b" policy=");
-    digits::<10>(policy, out);
+    put::<10>(policy, out);
 }
 
 /// As PostgreSQL prints it: `16/B374D848`.
 fn place(lsn: Lsn, out: &mut Vec<u8>) {
-    digits::<16>(lsn.0 >> 32, out);
+    put::<16>(lsn.0 >> 32, out);
     out.push(b'/');
-    digits::<16>(lsn.0 & 0xFFFF_FFFF, out);
+    put::<16>(lsn.0 & 0xFFFF_FFFF, out);
 }
 
 fn signed(number: i64, out: &mut Vec<u8>) {
     if number < 0 {
         out.push(b'-');
     }
-    digits::<10>(number.unsigned_abs(), out);
+    put::<10>(number.unsigned_abs(), out);
 }
 
-/// Appends a number. The machinery of formatting takes several times as long, for each record.
-fn digits<const BASE: u64>(mut number: u64, out: &mut Vec<u8>) {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    let mut buffer = [0; 20];
-    let mut first = buffer.len();
-    loop {
-        first -= 1;
-        buffer[first] = DIGITS[usize::try_from(number % BASE).unwrap_or(0)];
-        number /= BASE;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&buffer[first..]);
+fn put<const BASE: u64>(number: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(digits::<BASE>(number, &mut digits::Buffer::default()));
 }
 
 #[cfg(test)]
@@ -65,7 +54,7 @@ mod tests {
     fn numbers_are_written_as_the_standard_library_writes_them() {
         for number in [0, 9, 10, 15, 16, 0x16B3_74D8_48FF_0000, u64::MAX] {
             let (mut decimal, mut lsn) = (Vec::new(), Vec::new());
-            digits::<10>(number, &mut decimal);
+            put::<10>(number, &mut decimal);
             place(Lsn(number), &mut lsn);
             assert_eq!(decimal, number.to_string().into_bytes());
             assert_eq!(lsn, Lsn(number).to_string().into_bytes());

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio_postgres::Client;
 
 use super::topic;
-use crate::world::{BINARY, World, ensure, texts};
+use crate::world::{BINARY, World, ensure, wait_found};
 
 const TABLE: &str = "
     create schema reg;
@@ -219,15 +219,7 @@ impl Stand {
         let marker = "insert into reg.item values (9999, '370705', 0)";
         self.department.batch_execute(marker).await?;
         let arrived = "select id::text from public.in_item where id = 9999";
-        until("the last row to arrive", PATIENCE, async || {
-            let found = texts(&self.world.subscriber, arrived).await?;
-            Ok(if found.is_empty() {
-                Err("not yet")
-            } else {
-                Ok(())
-            })
-        })
-        .await
+        wait_found("the last row to arrive", &self.world.subscriber, arrived).await
     }
 
     /// Compares everything, once.

@@ -28,7 +28,6 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use hutong_local::kafka;
-use hutong_local::testkit::{PATIENCE, until};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
@@ -40,7 +39,7 @@ use self::step::{Kind, Step};
 use self::tail::Tail;
 use crate::exactly_once::ledger::seeds;
 use crate::exactly_once::mortal::{Mortal, VICTIMS};
-use crate::world::{ensure, texts};
+use crate::world::{ensure, wait_found};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_changes_at_once_a_view_never_shows_what_its_policy_in_force_hides() -> Result<()>
@@ -117,15 +116,8 @@ async fn begin(seed: u64) -> Result<Drive> {
 async fn wait_slot(stand: &Mortal) -> Result<()> {
     let slot =
         "select slot_name::text from pg_replication_slots where confirmed_flush_lsn is not null";
-    until("the slot to have its place", PATIENCE, async || {
-        let found = texts(&stand.world.department, slot).await?;
-        Ok(if found.is_empty() {
-            Err("no slot")
-        } else {
-            Ok(())
-        })
-    })
-    .await
+    let department = &stand.world.department;
+    wait_found("the slot to have its place", department, slot).await
 }
 
 /// Half of the topics keep what was superseded for a while.

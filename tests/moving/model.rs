@@ -142,26 +142,15 @@ pub(super) struct View {
     pub(super) table: &'static str,
 }
 
-pub(super) const PEOPLE: View = View {
-    name: "people",
-    table: "person",
-};
-pub(super) const HIDDEN: View = View {
-    name: "hidden",
-    table: "person",
-};
-pub(super) const SCRAPS: View = View {
-    name: "scraps",
-    table: "scrap",
-};
-pub(super) const ACCOUNTS: View = View {
-    name: "accounts",
-    table: "account",
-};
-pub(super) const EXTRAS: View = View {
-    name: "extras",
-    table: "extra",
-};
+const fn view(name: &'static str, table: &'static str) -> View {
+    View { name, table }
+}
+
+pub(super) const PEOPLE: View = view("people", "person");
+pub(super) const HIDDEN: View = view("hidden", "person");
+pub(super) const SCRAPS: View = view("scraps", "scrap");
+pub(super) const ACCOUNTS: View = view("accounts", "account");
+pub(super) const EXTRAS: View = view("extras", "extra");
 
 /// All views that a schedule may make.
 pub(super) const VIEWS: [View; 5] = [PEOPLE, HIDDEN, SCRAPS, ACCOUNTS, EXTRAS];

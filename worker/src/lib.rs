@@ -32,6 +32,7 @@ mod schema_cache;
 
 mod budget;
 mod clock;
+mod fail_point;
 mod http;
 mod metrics;
 mod owned;

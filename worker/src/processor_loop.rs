@@ -472,7 +472,7 @@ impl Attempt {
         messages: Vec<Message>,
     ) -> Result<(), TaskError> {
         // Beside rows larger than a batch nothing is fetched ahead: memory is counted by the batch.
-        let bytes: usize = messages.iter().map(batch::bytes_of).sum();
+        let bytes: usize = messages.iter().map(Message::bytes).sum();
         if !reader.at_end() && bytes > 0 && bytes <= 2 * self.ctx.batch.bytes_max {
             reader.fetch_ahead(self.ctx.batch.bytes_max, AHEAD)?;
         }

@@ -36,13 +36,14 @@ use std::time::Instant;
 
 use hutong_connectors_core::SOURCE_CLASS;
 use hutong_connectors_core::postgres_source::Config;
-use hutong_connectors_core::source::{SourceBatch, Step};
+use hutong_connectors_core::source::SourceBatch;
 use hutong_connectors_postgres::source::{self, Connected};
 use hutong_schemas::class::Class;
 use hutong_transport::producer::{Transaction, TransactionalProducer};
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 
+use crate::fail_point;
 use crate::owned::Owned;
 use crate::requests::ConnectorConfig;
 use crate::source_host::KafkaHost;
@@ -214,9 +215,9 @@ impl Commits<'_> {
             plain: Vec::new(),
         };
         let started = Instant::now();
-        fail_point(step, "before", self.owner).await;
+        fail_point::reach("source", step.as_str(), "before", self.owner).await;
         self.producer.commit(transaction).await?;
-        fail_point(step, "after", self.owner).await;
+        fail_point::reach("source", step.as_str(), "after", self.owner).await;
         drop(permit);
         // The connector may have ended with an error of its own meanwhile.
         self.confirm.send_replace(seq);
@@ -243,17 +244,6 @@ impl Commits<'_> {
             .inc_by(bytes);
     }
 }
-
-/// Where a test may hold the process to kill it: `source-<step>-<before or after>`.
-#[cfg(debug_assertions)]
-async fn fail_point(step: Step, moment: &str, owner: &str) {
-    let name = format!("source-{}-{moment}", step.as_str());
-    hutong_transport::faults::reach(&name, owner).await;
-}
-
-#[cfg(not(debug_assertions))]
-#[expect(clippy::unused_async, reason = "its counterpart with faults waits")]
-async fn fail_point(_step: Step, _moment: &str, _owner: &str) {}
 
 /// Counts change events: a tombstone only tells compaction that the event before it was a delete.
 fn events(records: &hutong_schemas::batch::RecordBatch) -> u64 {

@@ -33,6 +33,15 @@ pub struct Message {
     pub header_hutong: Option<Bytes>,
 }
 
+impl Message {
+    /// Returns the size of key and value, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        length(&self.key) + length(&self.value)
+    }
+}
+
 impl std::fmt::Debug for Message {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Message")

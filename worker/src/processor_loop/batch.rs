@@ -85,12 +85,6 @@ fn next_looks(looks_max: u64, took: Duration) -> u64 {
     next.clamp(LOOKS_MIN, LOOKS_MAX)
 }
 
-/// Returns the size of a record, in bytes.
-pub(super) fn bytes_of(message: &Message) -> usize {
-    message.key.as_ref().map_or(0, |key| key.len())
-        + message.value.as_ref().map_or(0, |value| value.len())
-}
-
 fn input(message: &Message) -> Input<'_> {
     Input {
         offset: message.offset,
@@ -115,7 +109,7 @@ impl Work {
 
     /// Returns the size of the next record, in bytes.
     pub(super) fn next_bytes(&self) -> usize {
-        self.queue.front().map_or(0, bytes_of)
+        self.queue.front().map_or(0, Message::bytes)
     }
 
     /// Applies queued records until the batch is full.
@@ -136,7 +130,7 @@ impl Work {
             }
             self.batch.began.get_or_insert_with(Instant::now);
             if let Some(message) = self.queue.pop_front() {
-                self.batch.applied_bytes += bytes_of(&message);
+                self.batch.applied_bytes += message.bytes();
                 self.batch.applied.push(message);
             }
         }

@@ -19,6 +19,7 @@ use hutong_transport::producer::{Transaction, TransactionalProducer};
 use hutong_transport::reader::PartitionReader;
 
 use super::{Attempt, owner, panicked};
+use crate::fail_point;
 use crate::owned::Owned;
 use crate::task::TaskError;
 
@@ -139,26 +140,15 @@ async fn carry(
     run: Run,
     owner: String,
 ) -> Result<Vec<RecordBatch>, Failed> {
-    fail_point(run, "before", &owner).await;
+    fail_point::reach("processor", run.as_str(), "before", &owner).await;
     let batches = producer.commit(transaction).await;
     let batches = batches.map_err(Failed::Commit)?;
-    fail_point(run, "after", &owner).await;
+    fail_point::reach("processor", run.as_str(), "after", &owner).await;
     let entering = tokio::task::spawn_blocking(move || sealed.enter(&mut store));
     let entered = entering.await.map_err(panicked).map_err(Failed::Store)?;
     entered.map_err(|error| Failed::Store(error.into()))?;
     Ok(batches)
 }
-
-/// Where a test may hold the process to kill it: `processor-<run>-<before or after>`.
-#[cfg(debug_assertions)]
-async fn fail_point(run: Run, moment: &str, owner: &str) {
-    let name = format!("processor-{}-{moment}", run.as_str());
-    hutong_transport::faults::reach(&name, owner).await;
-}
-
-#[cfg(not(debug_assertions))]
-#[expect(clippy::unused_async, reason = "its counterpart with faults waits")]
-async fn fail_point(_run: Run, _moment: &str, _owner: &str) {}
 
 /// Returns the topic whose records were refused for good, if that is what happened.
 fn refused_topic(error: &hutong_transport::Error) -> Option<&str> {

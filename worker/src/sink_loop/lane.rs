@@ -479,8 +479,7 @@ impl Part {
 }
 
 fn bytes_of(message: &Message) -> usize {
-    let length = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
-    length(&message.key) + length(&message.value) + size_of::<Message>()
+    message.bytes() + size_of::<Message>()
 }
 
 /// The record's clock is its producer's; a time that has not come yet would hide how old we are.
