@@ -1,6 +1,7 @@
 //! Hutong: the one binary, with a role per subcommand.
 
 mod config;
+mod memory;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -71,6 +72,7 @@ enum Local {
 }
 
 fn main() -> ExitCode {
+    memory::set_up();
     let arguments = Arguments::parse();
     // One provider throughout. Nobody else has had the time to install another.
     let _first = rustls::crypto::ring::default_provider().install_default();

@@ -1,10 +1,12 @@
 //! What operators rely on: idle slots, takeovers, revocation within its bound, durable answers.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use hutong_local::postgres;
 use hutong_local::testkit::{Database, Kit, OwnServers, PATIENCE, PlatformOptions, until};
+use hutong_transport::reader::{CompactedReader, Event};
 use serde_json::json;
 
 use crate::world::{BINARY, Share, World, ensure, texts};
@@ -98,7 +100,50 @@ async fn a_revoked_view_is_gone_within_the_bound_and_the_others_stay() -> Result
         .to_string();
     ensure(receivers.contains("regions"), || {
         format!("who receives the table: {receivers}")
+    })?;
+
+    let owner = format!("processor/{}/0", world.topic("ops", "dept.item"));
+    assert!(!stored_positions(&world, &owner).await?.is_empty());
+    world
+        .api()
+        .platform("POST", "/api/v1/views/regions/revoke", None)
+        .await?
+        .ok()?;
+    until("the processor to be forgotten", PATIENCE, async || {
+        let left = stored_positions(&world, &owner).await?;
+        Ok(if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{left:?}"))
+        })
     })
+    .await?;
+    let state = world.platform.folder().join("w1-data/tasks");
+    let left: Vec<_> = std::fs::read_dir(state)?
+        .map(|entry| entry.map(|entry| entry.file_name()))
+        .collect::<Result<_, _>>()?;
+    let is_state = |name: &std::ffi::OsString| name.to_string_lossy().contains("dept.item");
+    ensure(!left.iter().any(is_state), || {
+        format!("the worker still has {left:?}")
+    })
+}
+
+/// Returns the keys of the positions that an owner has stored.
+async fn stored_positions(world: &World, owner: &str) -> Result<BTreeSet<String>> {
+    let topic = format!("{}.positions.default", world.platform.cluster());
+    let mut reader = CompactedReader::open(&world.kafka, &topic).await?;
+    let mut keys = BTreeSet::new();
+    while let Event::Record(record) = reader.next().await? {
+        let key = String::from_utf8(record.key.unwrap_or_default().to_vec())?;
+        if !key.contains(owner) {
+            continue;
+        }
+        match record.value {
+            Some(_) => keys.insert(key),
+            None => keys.remove(&key),
+        };
+    }
+    Ok(keys)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -204,7 +204,7 @@ impl Settler {
         Ok(())
     }
 
-    /// Removes connectors whose workers report that what they made is removed.
+    /// Removes connectors, and processors, whose workers report that what they made is removed.
     async fn finish_deletions(&self, db: &mut PgConnection) -> Result<(), Error> {
         for (connector, task) in tasks::deleting(db).await? {
             let status = self.app.live.status(&task.location, &task.id);

@@ -50,11 +50,24 @@ impl RecordBatch {
         self.buffer.capacity() + self.records.capacity() * std::mem::size_of::<Record>()
     }
 
-    /// Empties the batch and keeps its memory.
+    /// Empties the batch and keeps its memory, as far as [`empty`] does.
     pub fn clear(&mut self) {
-        self.buffer.clear();
+        empty(&mut self.buffer);
         self.topics.clear();
         self.records.clear();
+    }
+}
+
+/// What a buffer keeps that is used again and again: more than a batch of ordinary rows, less than one
+/// of the largest.
+const KEPT_BYTES: usize = 16 << 20;
+
+/// Empties a buffer that is used again. The memory of one large row goes back: it is not counted any
+/// more by whoever counted the row.
+pub fn empty(buffer: &mut Vec<u8>) {
+    buffer.clear();
+    if buffer.capacity() > KEPT_BYTES {
+        *buffer = Vec::new();
     }
 }
 

@@ -21,11 +21,18 @@ pub(crate) fn put_long(value: i64, out: &mut Vec<u8>) {
     out.extend_from_slice(&bytes[..=length]);
 }
 
+/// A value of so many bytes is large beside the rest of its record.
+const LARGE_BYTES: usize = 1 << 20;
+
 /// Appends a `bytes` or `string`.
 #[inline]
 pub(crate) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     // A slice has at most isize::MAX bytes.
     put_long(i64::try_from(bytes.len()).unwrap_or(i64::MAX), out);
+    if bytes.len() >= LARGE_BYTES {
+        // Growing by doubling would take twice a large value's memory for the few bytes behind it.
+        out.reserve_exact(bytes.len() + LARGE_BYTES / 16);
+    }
     out.extend_from_slice(bytes);
 }
 

@@ -45,11 +45,12 @@ const SALT: Block = [
 ];
 
 impl Filter {
-    /// Adds a key.
-    pub(crate) fn insert(&mut self, key: &[u8]) {
+    /// Adds a key; returns false if it surely was not there.
+    pub(crate) fn insert(&mut self, key: &[u8]) -> bool {
+        let hash = hash(key);
         // One that is there already must not fill a layer.
-        if self.may_contain(key) {
-            return;
+        if self.may_contain_hashed(hash) {
+            return true;
         }
         let is_full = self.layers.last().is_none_or(|layer| layer.room == 0);
         if is_full && self.layers.len() < LAYERS_MAX {
@@ -59,21 +60,21 @@ impl Filter {
                 room: blocks * size_of::<Block>() * 8 / BITS_PER_KEY,
             });
         }
-        let hash = hash(key);
         if let Some(layer) = self.layers.last_mut() {
             layer.room = layer.room.saturating_sub(1);
             let index = layer.index(hash);
             let bits = layer.blocks[index].iter_mut().zip(mask(hash));
             bits.for_each(|(word, bit)| *word |= bit);
         }
+        false
     }
 
     /// Returns whether a key may have been added; `false` is certain.
     pub(crate) fn may_contain(&self, key: &[u8]) -> bool {
-        if self.layers.is_empty() {
-            return false;
-        }
-        let hash = hash(key);
+        !self.layers.is_empty() && self.may_contain_hashed(hash(key))
+    }
+
+    fn may_contain_hashed(&self, hash: u64) -> bool {
         let mask = mask(hash);
         self.layers.iter().any(|layer| {
             let block = &layer.blocks[layer.index(hash)];

@@ -1,16 +1,21 @@
-//! The store on disk: three keyspaces of one fjall database, written in one batch.
+//! The store on disk: keyspaces of one fjall database, written in one batch.
+//!
+//! A large row lies in parts: to merge tables a block of each is held, and a block is a whole value at
+//! least.
 //!
 //! Writes reach the operating system, not the disk: after a crash of the machine the store may be
 //! behind Kafka, which is what it is allowed to be, and it can be rebuilt from Kafka altogether.
 
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fjall::compaction::Leveled;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, Readable, Snapshot};
+use hutong_schemas::wire;
 
 use crate::Error;
+use crate::filter::Filter;
 use crate::store::{
     Member, Store, StoreBatch, StorePosition, ViewId, VisitMember, VisitRow, split_member_key,
 };
@@ -24,6 +29,11 @@ const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
 /// default: a fill of a large view spends more on merging than on writing, and to look a key up in more
 /// of them costs little, because the filter in memory answers for nearly every key that is new.
 const TABLES_UNMERGED: u8 = 8;
+/// A row that is larger lies in parts of this size.
+const PART_BYTES: usize = 256 * 1024;
+/// What stands in the place of a row in parts begins with this, a row with its schema's prefix, which
+/// begins with 0. Then follows the number of parts, as a big-endian u32.
+const IN_PARTS: u8 = 1;
 /// Disk for the log of what is in memory, and so what a start reads of it. The least that is allowed.
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -34,6 +44,10 @@ const POSITION: &[u8] = b"position";
 pub struct FjallStore {
     database: Database,
     rows: Keyspace,
+    /// Parts of large rows, by the row's key and the part's number.
+    parts: Keyspace,
+    /// Every key whose row lies in parts, and others; `None` if there were such rows before us.
+    large: Arc<Mutex<Option<Filter>>>,
     members: Keyspace,
     meta: Keyspace,
 }
@@ -89,8 +103,12 @@ impl FjallStore {
                 })
                 .map_err(failed("open"))
         };
+        let parts = keyspace("parts")?;
+        let large = parts.is_empty().map_err(failed("read"))?;
         Ok(Self {
             rows: keyspace("rows")?,
+            parts,
+            large: Arc::new(Mutex::new(large.then(Filter::default))),
             members: keyspace("members")?,
             meta: keyspace("meta")?,
             database,
@@ -106,6 +124,74 @@ fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
     )
 }
 
+/// Returns how many parts a row lies in, from what stands in its place.
+fn parts_of(stored: &[u8]) -> Option<u32> {
+    let (first, count) = stored.split_first()?;
+    (*first == IN_PARTS).then(|| u32::from_be_bytes(count.try_into().unwrap_or_default()))
+}
+
+fn part_key(key: &[u8], part: u32) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(key.len() + 4);
+    bytes.extend_from_slice(key);
+    bytes.extend_from_slice(&part.to_be_bytes());
+    bytes
+}
+
+impl FjallStore {
+    /// Puts a row together from its parts, as of the moment at which its place was read.
+    fn assemble(&self, at: &Snapshot, key: &[u8], count: u32) -> Result<Vec<u8>, Error> {
+        let mut row = Vec::with_capacity(PART_BYTES * usize::try_from(count).unwrap_or(0));
+        for number in 0..count {
+            let part = at.get(&self.parts, part_key(key, number));
+            let part = part.map_err(failed("read"))?;
+            let part = part.ok_or_else(|| Error::Store {
+                operation: "read",
+                source: format!("part {number} of a row is missing").into(),
+            })?;
+            row.extend_from_slice(&part);
+        }
+        Ok(row)
+    }
+
+    /// Writes a row, or none, in the place of the one that is there.
+    fn put_row(
+        &self,
+        batch: &mut OwnedWriteBatch,
+        large: &mut Option<Filter>,
+        key: &[u8],
+        row: Option<&[u8]>,
+    ) -> Result<(), Error> {
+        let may_be_large = large.as_ref().is_none_or(|large| large.may_contain(key));
+        let before = if may_be_large {
+            let stored = self.rows.get(key).map_err(failed("read"))?;
+            stored.and_then(|stored| parts_of(&stored)).unwrap_or(0)
+        } else {
+            0
+        };
+        let mut count = 0;
+        match row {
+            None => batch.remove(&self.rows, key),
+            Some(row) if row.len() <= PART_BYTES => batch.insert(&self.rows, key, row),
+            Some(row) => {
+                if let Some(large) = large {
+                    large.insert(key);
+                }
+                for part in row.chunks(PART_BYTES) {
+                    batch.insert(&self.parts, part_key(key, count), part);
+                    count += 1;
+                }
+                let mut place = vec![IN_PARTS];
+                place.extend_from_slice(&count.to_be_bytes());
+                batch.insert(&self.rows, key, place);
+            }
+        }
+        for part in count..before {
+            batch.remove(&self.parts, part_key(key, part));
+        }
+        Ok(())
+    }
+}
+
 fn member_key(view: &ViewId, key: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(view.as_bytes().len() + key.len());
     put_member_key(view, key, &mut bytes);
@@ -118,6 +204,27 @@ fn put_member_key(view: &ViewId, key: &[u8], bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(key);
 }
 
+/// Returns entries in the order of their keys, those of one key in the order given: each is then looked
+/// for where the one before it was put, which is in the processor's cache. All keys begin with `shared`
+/// bytes that seldom differ; what follows is compared first, without a look at the key.
+fn in_order<'a, V>(
+    entries: impl Iterator<Item = (&'a [u8], V)>,
+    shared: usize,
+) -> impl Iterator<Item = (&'a [u8], V)> {
+    let begin = |key: &[u8]| {
+        let mut word = [0; 8];
+        for (byte, of_key) in word.iter_mut().zip(key.iter().skip(shared)) {
+            *byte = *of_key;
+        }
+        u64::from_be_bytes(word)
+    };
+    let mut entries: Vec<_> = entries
+        .map(|(key, value)| (begin(key), key, value))
+        .collect();
+    entries.sort_by(|left, right| (left.0, left.1).cmp(&(right.0, right.1)));
+    entries.into_iter().map(|(_, key, value)| (key, value))
+}
+
 impl Store for FjallStore {
     fn position(&self) -> Result<Option<StorePosition>, Error> {
         let Some(bytes) = self.meta.get(POSITION).map_err(failed("read"))? else {
@@ -127,8 +234,14 @@ impl Store for FjallStore {
     }
 
     fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let row = self.rows.get(key).map_err(failed("read"))?;
-        Ok(row.map(|row| row.to_vec()))
+        let now = self.database.snapshot();
+        let Some(row) = now.get(&self.rows, key).map_err(failed("read"))? else {
+            return Ok(None);
+        };
+        match parts_of(&row) {
+            Some(count) => self.assemble(&now, key, count).map(Some),
+            None => Ok(Some(row.to_vec())),
+        }
     }
 
     fn has_row(&self, key: &[u8]) -> Result<bool, Error> {
@@ -137,9 +250,14 @@ impl Store for FjallStore {
 
     fn rows_after(&self, key: Option<&[u8]>, visit: VisitRow<'_>) -> Result<(), Error> {
         let start = key.map_or(Bound::Unbounded, |key| Bound::Excluded(key.to_vec()));
-        for entry in self.rows.range::<Vec<u8>, _>((start, Bound::Unbounded)) {
+        let now = self.database.snapshot();
+        for entry in now.range::<Vec<u8>, _>(&self.rows, (start, Bound::Unbounded)) {
             let (key, row) = entry.into_inner().map_err(failed("read"))?;
-            if !visit(&key, &row)? {
+            let goes_on = match parts_of(&row) {
+                Some(count) => visit(&key, &self.assemble(&now, &key, count)?)?,
+                None => visit(&key, &row)?,
+            };
+            if !goes_on {
                 break;
             }
         }
@@ -185,21 +303,16 @@ impl Store for FjallStore {
 
     fn apply(&mut self, changes: &StoreBatch, position: &StorePosition) -> Result<(), Error> {
         let mut batch = self.database.batch();
-        // In the order of their keys each is looked for where the one before it was put, which is in the
-        // processor's cache.
-        let mut rows: Vec<_> = changes.rows.iter().collect();
-        rows.sort_by(|(left, _), (right, _)| left.cmp(right));
-        for (key, row) in rows {
-            match row {
-                Some(row) => batch.insert(&self.rows, key.as_slice(), row.as_slice()),
-                None => batch.remove(&self.rows, key.as_slice()),
-            }
+        let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = changes.rows.iter().map(|(key, row)| (&**key, row));
+        for (key, row) in in_order(rows, wire::PREFIX_BYTES) {
+            self.put_row(&mut batch, &mut large, key, row.as_deref())?;
         }
+        drop(large);
         let mut bytes = Vec::new();
         for (view, members) in &changes.members {
-            let mut members: Vec<_> = members.iter().collect();
-            members.sort_unstable_by_key(|(key, _)| *key);
-            for (key, member) in members {
+            let members = members.iter().map(|(key, member)| (&**key, member));
+            for (key, member) in in_order(members, 0) {
                 put_member_key(view, key, &mut bytes);
                 match member {
                     Some(member) => batch.insert(&self.members, &*bytes, member.to_bytes()),
@@ -214,7 +327,10 @@ impl Store for FjallStore {
 
     fn clear_rows(&mut self) -> Result<(), Error> {
         self.meta.remove(POSITION).map_err(failed("write"))?;
-        self.rows.clear().map_err(failed("clear"))
+        self.rows.clear().map_err(failed("clear"))?;
+        self.parts.clear().map_err(failed("clear"))?;
+        *self.large.lock().unwrap_or_else(PoisonError::into_inner) = Some(Filter::default());
+        Ok(())
     }
 
     fn clear_members(&mut self, view: &ViewId, max: usize) -> Result<bool, Error> {

@@ -354,10 +354,10 @@ impl<S: Store> Processor<S> {
         (!known.may_contain(key)).then_some(false)
     }
 
-    fn note_row(&mut self, key: &[u8]) {
-        if let Some(known) = &mut self.known_rows {
-            known.insert(key);
-        }
+    /// Returns what [`known_row`](Self::known_row) does of a key that is about to have a row.
+    fn note_row(&mut self, key: &[u8]) -> Option<bool> {
+        let known = self.known_rows.as_mut()?;
+        (!known.insert(key)).then_some(false)
     }
 
     fn is_pending(&self) -> bool {
@@ -588,9 +588,12 @@ impl<S: Store> Processor<S> {
         // compacted topic's past that may be wrong where the filter is, and the count, which only
         // progress is told by, a little too low.
         let finds = |head: &EventHead| matches!(head.op, Op::Update | Op::Delete).then_some(true);
-        let was_there = self.known_row(key);
-        let was_there = was_there.or_else(|| head.as_ref().and_then(finds));
         let stored = row.and_then(|(_, stored)| stored);
+        let was_there = match &stored {
+            Some(_) => self.note_row(key),
+            None => self.known_row(key),
+        };
+        let was_there = was_there.or_else(|| head.as_ref().and_then(finds));
         self.pending.set_row(key, stored, was_there);
         self.cells = [before, after, key_cells].map(recycle);
         Ok(Step::Done)

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hutong_policies::{Decision, Evaluator, ViewTask};
-use hutong_schemas::batch::{Record, RecordBatch};
+use hutong_schemas::batch::{Record, RecordBatch, empty};
 use hutong_schemas::cell::Cell;
 use hutong_schemas::class::Classified;
 use hutong_schemas::event_decoder::EventHead;
@@ -262,7 +262,7 @@ impl View {
         secret: Option<&[u8]>,
     ) -> Result<Decision, hutong_policies::Error> {
         self.scratch.key.clear();
-        self.scratch.value.clear();
+        empty(&mut self.scratch.value);
         if !self.evaluators.contains_key(&row.schema) {
             let evaluator = Evaluator::of_schema(&self.task, row.schema, row.columns, secret)?;
             self.evaluators.insert(row.schema, evaluator);
@@ -397,6 +397,10 @@ impl View {
         }
         header::write(head, self.task.version, &mut self.scratch.header);
         let out = &mut *effects.out;
+        // At once: growing for a header would double what a large value takes.
+        let Scratch { key, value, header } = &self.scratch;
+        let bytes = key.len() + value.len() + header.len();
+        out.buffer.reserve(bytes);
         let mut append = |bytes: &[u8]| {
             let start = out.buffer.len();
             out.buffer.extend_from_slice(bytes);
@@ -412,6 +416,7 @@ impl View {
         if !is_there {
             self.topic_index = out.topic(&self.topic);
         }
+        empty(&mut self.scratch.value);
         let topic = self.topic_index;
         out.records.push(Record {
             topic,

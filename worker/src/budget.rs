@@ -40,6 +40,27 @@ impl Budget {
             .expect("nobody closes the semaphore")
     }
 
+    /// Waits for the memory of a batch of up to `bytes_max` bytes, of which there are `copies` on the
+    /// way. A first record that is larger than a batch goes through alone: of it there are more copies,
+    /// in every buffer that it passes, so that nothing else may be on its way in the worker.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is taken if the future is dropped.
+    pub(crate) async fn batch(
+        &self,
+        bytes_max: usize,
+        copies: u64,
+        first_record: usize,
+    ) -> OwnedSemaphorePermit {
+        let bytes = if first_record > bytes_max {
+            u64::MAX
+        } else {
+            u64::try_from(bytes_max).unwrap_or(u64::MAX)
+        };
+        self.acquire(bytes.saturating_mul(copies)).await
+    }
+
     /// Returns the semaphore, whose permits are KiB.
     pub(crate) fn semaphore(&self) -> &Arc<Semaphore> {
         &self.semaphore

@@ -1,8 +1,9 @@
 //! Folders of tasks that this worker does not have any more.
 //!
 //! A task's folder is a cache of Kafka and holds copies of rows. It outlives the task's stay at this
-//! worker for a while, because a task that left often comes back, and is removed then: another worker
-//! has the task, or its last view was taken back.
+//! worker for a while, because a task that left often comes back, and is removed then. A task that is
+//! deleted here takes its folder with it; one whose last view was taken back while this worker was
+//! away does not.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};

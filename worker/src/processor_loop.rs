@@ -102,6 +102,9 @@ const STALE_AFTER_MS: i64 = 12 * 3_600_000;
 /// How long a view whose output was refused waits until it tries again.
 const REFUSED_RETRY: Duration = Duration::from_secs(60);
 
+/// What a batch takes in memory for each byte of its limit: what was read, and what comes out.
+const COPIES: u64 = 2;
+
 /// Runs one attempt.
 ///
 /// # Errors
@@ -510,12 +513,11 @@ impl Attempt {
         if self.work().permit.is_some() {
             return true;
         }
-        let bytes = self.ctx.batch.bytes_max.max(self.work().next_bytes());
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let (bytes_max, next) = (self.ctx.batch.bytes_max, self.work().next_bytes());
         let mut stop = self.ctx.stop.clone();
         let mut newest = self.ctx.newest.clone();
         let permit = tokio::select! {
-            permit = self.ctx.budget.acquire(bytes.saturating_mul(2)) => permit,
+            permit = self.ctx.budget.batch(bytes_max, COPIES, next) => permit,
             _ = stop.wait_for(|stop| *stop) => return false,
             Ok(()) = newest.changed() => return false,
         };

@@ -62,7 +62,8 @@ pub(crate) async fn run(ctx: TaskContext) -> Result<Stopped, TaskError> {
     let mut config = parse(&ctx)?;
     let password = ctx.secrets.unlock(&mut config.connection)?;
     let connected = Connected::open(config, password).await?;
-    let connected = connected.with_budget(Arc::clone(ctx.budget.semaphore()));
+    let kib = usize::try_from(ctx.budget.total_kib()).unwrap_or(usize::MAX);
+    let connected = connected.with_budget(Arc::clone(ctx.budget.semaphore()), kib);
     let owner = connected.owner();
     let (producer, positions) = ctx.start_producer(&owner).await?;
     let producer = Arc::new(producer);

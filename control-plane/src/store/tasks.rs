@@ -134,6 +134,28 @@ pub(crate) async fn restart(
     publish_if(db, cluster, stored).await
 }
 
+/// Lets the worker forget all that the processors of a table's topic have, as no view is left that
+/// wants them. Their rows are removed once it says that it has. Repeating it changes nothing.
+pub(crate) async fn end_processors(
+    db: &mut PgConnection,
+    cluster: &Cluster,
+    topic: &str,
+) -> Result<(), Error> {
+    let ended: Vec<Stored> = sqlx::query_as(
+        "update task set target = $2, version = version + 1
+         where source_topic = $1 and config is not null and target <> $2
+         returning id, owner, location, connector, kind, version, restart, target, config",
+    )
+    .bind(topic)
+    .bind(word(TargetState::Deleted)?)
+    .fetch_all(&mut *db)
+    .await?;
+    for stored in &ended {
+        publish(db, cluster, stored).await?;
+    }
+    Ok(())
+}
+
 /// Removes a task. Its row and version stay.
 pub(crate) async fn remove(
     db: &mut PgConnection,
@@ -248,7 +270,7 @@ async fn end(
     outbox::add(db, new).await
 }
 
-/// Returns the tasks of connectors whose removal is wanted.
+/// Returns the tasks whose removal is wanted.
 pub(crate) async fn deleting(db: &mut PgConnection) -> Result<Vec<(String, Row)>, Error> {
     #[derive(sqlx::FromRow)]
     struct Of {

@@ -248,10 +248,7 @@ pub(crate) async fn write_processors(
 ) -> Result<(), Error> {
     let all = views::of_topic(tx, topic).await?;
     let Some(newest) = all.iter().max_by_key(|view| view.created_at_ms) else {
-        for task in tasks::processors(tx, topic).await? {
-            tasks::remove(tx, &app.cluster, &task.id).await?;
-        }
-        return Ok(());
+        return tasks::end_processors(tx, &app.cluster, topic).await;
     };
     let listed: Vec<_> = all.iter().map(View::task).collect();
     for partition in 0..newest.partitions {

@@ -86,9 +86,6 @@ impl<S: Store> Processor<S> {
                 None => self.store.has_row(&key)?,
             };
             self.rows = count(self.rows, was_there, changed.row.is_some());
-            if changed.row.is_some() && !was_there {
-                self.note_row(&key);
-            }
             batch.rows.push((key, changed.row));
         }
         for view in &mut self.views {

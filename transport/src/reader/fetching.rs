@@ -414,6 +414,10 @@ impl Collected {
     }
 
     fn add(&mut self, record: &FetchedRecord<'_>) {
+        // At once: growing for a header would double what a large value takes.
+        let parts = [record.key(), record.value(), record.header(HEADER)];
+        let bytes = parts.into_iter().flatten().map(<[u8]>::len).sum();
+        self.buffer.reserve(bytes);
         let part = Part {
             partition: record.partition(),
             offset: record.offset(),

@@ -1,6 +1,6 @@
 //! One partition, from a known offset.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::fetching::{Fetcher, Limits, blocking, consumer, watermarks};
 use super::{Message, Start};
@@ -10,14 +10,31 @@ use crate::error::Error;
 
 /// A partition's queue may hold this much that was not asked for yet.
 const LIMITS: Limits = Limits {
-    queue_kbytes: 8 * 1024,
-    fetch_bytes: 4 * 1024 * 1024,
+    queue_kbytes: 4 * 1024,
+    fetch_bytes: 1024 * 1024,
 };
+/// The same where records are large: what one fetch brings is unpacked at once, whatever it comes to,
+/// and a fetch brings a batch of records at least.
+const LIMITS_LARGE: Limits = Limits {
+    queue_kbytes: 1024,
+    fetch_bytes: 16 * 1024,
+};
+/// A record of so many bytes is large.
+const LARGE_BYTES: usize = 1024 * 1024;
+/// How long after a large record the next one is expected.
+const LARGE_FOR: Duration = Duration::from_secs(30);
 
 /// Reads one partition from a known offset.
 #[derive(Debug)]
 pub struct PartitionReader {
     fetcher: Fetcher,
+    config: KafkaConfig,
+    topic: String,
+    isolation: Isolation,
+    /// When the last large record was read, if records are expected to be large.
+    large_at: Option<Instant>,
+    /// Whether the fetcher fetches large records.
+    fetches_large: bool,
     partition: i32,
     position: i64,
     is_at_end: bool,
@@ -57,6 +74,11 @@ impl PartitionReader {
             let fetcher = Fetcher::start(&config, &topic, &starts, isolation, LIMITS)?;
             Ok(Self {
                 fetcher,
+                config,
+                topic,
+                isolation,
+                large_at: None,
+                fetches_large: false,
                 partition,
                 position,
                 is_at_end: false,
@@ -82,7 +104,11 @@ impl PartitionReader {
         bytes_max: usize,
         timeout: Duration,
     ) -> Result<Vec<Message>, Error> {
+        self.adapt().await?;
         let fetched = self.fetcher.fetch(bytes_max, timeout).await?;
+        if fetched.messages.iter().any(is_large) {
+            self.large_at = Some(Instant::now());
+        }
         let position = fetched.positions.get(&self.partition).copied();
         let position = position.unwrap_or(self.position).max(self.position);
         let is_told = fetched.at_end.contains(&self.partition);
@@ -91,6 +117,23 @@ impl PartitionReader {
         self.is_at_end = is_told || (is_still && self.is_at_end);
         self.position = position;
         Ok(fetched.messages)
+    }
+
+    /// Fetches otherwise from here on, where records have become large, or have not been for long.
+    async fn adapt(&mut self) -> Result<(), Error> {
+        self.large_at = self.large_at.filter(|at| at.elapsed() < LARGE_FOR);
+        let fetches_large = self.large_at.is_some();
+        if self.fetches_large == fetches_large {
+            return Ok(());
+        }
+        let limits = if fetches_large { LIMITS_LARGE } else { LIMITS };
+        let (config, topic) = (self.config.clone(), self.topic.clone());
+        let (starts, isolation) = ([(self.partition, Start::At(self.position))], self.isolation);
+        let start = move || Fetcher::start(&config, &topic, &starts, isolation, limits);
+        // What the former one has fetched and not given is fetched again.
+        self.fetcher = blocking(start).await?;
+        self.fetches_large = fetches_large;
+        Ok(())
     }
 
     /// Lets up to about `bytes_max` be taken for the next [`poll`](Self::poll), which returns them
@@ -126,4 +169,8 @@ impl PartitionReader {
     pub fn position(&self) -> i64 {
         self.position
     }
+}
+
+fn is_large(message: &Message) -> bool {
+    message.bytes() >= LARGE_BYTES
 }

@@ -116,7 +116,7 @@ impl Work {
     pub(super) fn apply(&mut self) -> Result<Outcome, Error> {
         while let Some(message) = self.queue.front() {
             let input = input(message);
-            if self.is_full()
+            if (self.is_full() || self.is_next_large())
                 && (self.is_far_too_large()
                     || self.begins_another(self.processor.transaction(&input)?))
             {
@@ -149,6 +149,11 @@ impl Work {
             .began
             .is_some_and(|began| began.elapsed() >= self.limits.age_max);
         !self.batch.applied.is_empty() && (old || self.batch.bytes() >= self.limits.bytes_max)
+    }
+
+    /// Returns whether the next record is one that goes through alone, and there are others before it.
+    fn is_next_large(&self) -> bool {
+        !self.batch.applied.is_empty() && self.next_bytes() > self.limits.bytes_max
     }
 
     /// Beyond this a source transaction is cut.

@@ -30,7 +30,7 @@ const READ_ON_TIMEOUT: Duration = Duration::from_millis(50);
 /// How often a position without records is renewed, so that its reader does not count as behind.
 const RENEW_AFTER: Duration = Duration::from_secs(3600);
 /// What a batch takes in memory for each byte read: the records, the columns, the message sent.
-const BYTES_PER_BYTE_READ: u64 = 3;
+const COPIES: u64 = 3;
 /// From so many records on a batch is decoded beside the runtime.
 const INLINE_RECORDS_MAX: usize = 256;
 
@@ -254,9 +254,8 @@ impl<'a> Lane<'a> {
         let bytes_max = self.shared.config.batch_bytes_max;
         let part = &mut self.parts[index];
         if part.permit.is_none() {
-            let bytes = u64::try_from(bytes_max).unwrap_or(u64::MAX);
-            let bytes = bytes.saturating_mul(BYTES_PER_BYTE_READ);
-            part.permit = Some(self.shared.ctx.budget.acquire(bytes).await);
+            let budget = &self.shared.ctx.budget;
+            part.permit = Some(budget.batch(bytes_max, COPIES, 0).await);
         }
         let room = bytes_max.saturating_sub(part.bytes).max(LOOK_BYTES);
         let messages = part.reader.poll(room, READ_ON_TIMEOUT).await;
@@ -282,6 +281,14 @@ impl<'a> Lane<'a> {
         };
         let partition = part.partition;
         part.read_up_to_ms = read_up_to_ms;
+        let bytes_max = self.shared.config.batch_bytes_max;
+        let largest = batch.iter().map(bytes_of).max().unwrap_or(0);
+        if largest > bytes_max {
+            // What is held is given back before more is waited for.
+            part.permit = None;
+            let budget = &self.shared.ctx.budget;
+            part.permit = Some(budget.batch(bytes_max, COPIES, largest).await);
+        }
         let begun = Instant::now();
         let rows = self
             .deliver(index, batch, next_offset, read_up_to_ms)

@@ -273,6 +273,9 @@ impl Array {
     }
 }
 
+/// Room for the parameters of a statement that are not large.
+const PARAMETERS_BYTES: usize = 64 << 10;
+
 /// The values of a column must not reach a log.
 impl std::fmt::Debug for Array {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -290,6 +293,8 @@ impl ToSql for Array {
         _: &Type,
         out: &mut BytesMut,
     ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        // With room for the parameters behind it: growing for them would double what a large one takes.
+        out.reserve(self.elements.len() + PARAMETERS_BYTES);
         out.extend_from_slice(&1_i32.to_be_bytes());
         out.extend_from_slice(&i32::from(self.has_nulls).to_be_bytes());
         out.extend_from_slice(&self.element.to_be_bytes());

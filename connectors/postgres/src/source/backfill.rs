@@ -16,7 +16,8 @@
 //! # Memory
 //!
 //! At most two chunks per reader are being read or wait to be emitted, each with its share of the
-//! byte budget, taken before it is read and never waited for.
+//! byte budget, taken before it is read and never waited for. Where a row is larger than a chunk there
+//! is one chunk at a time, with the share of all copies of a row.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc};
 
 use super::catalogue::Table;
 use super::chunk::{High, Job, Key, Readable, Rows, Sizer};
+use super::delivery::COPIES;
 use super::merge::{ChunkId, Merge, Verdict};
 use super::readers::{self, Helper, Jobs, Report};
 use super::side::Side;
@@ -164,8 +166,19 @@ impl Backfill {
         self.reports.recv().await
     }
 
-    pub(crate) fn chunk_bytes(&self) -> usize {
-        self.chunk_bytes
+    /// Returns the most bytes of a chunk, and the memory that the next one may take.
+    pub(crate) fn chunk_bytes(&self) -> (usize, usize) {
+        let large = self.large_row().map_or(0, |row| row.saturating_mul(COPIES));
+        (self.chunk_bytes, self.chunk_bytes.max(large))
+    }
+
+    /// Returns the size of the largest rows of late, in bytes, if one of them makes a chunk.
+    fn large_row(&self) -> Option<usize> {
+        let large = self
+            .active
+            .iter()
+            .filter_map(|active| active.sizer.large_row());
+        large.max()
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -304,6 +317,9 @@ impl Backfill {
     /// Returns the table of which a chunk can be read next.
     fn plannable(&self) -> Option<usize> {
         let is_planned = |chunk: &Chunk| matches!(chunk.state, ChunkState::Planned);
+        if self.large_row().is_some() && !self.holds_nothing() {
+            return None;
+        }
         let planned = |active: &Active| active.chunks.iter().any(is_planned);
         if let Some(index) = self.active.iter().position(planned) {
             return Some(index);

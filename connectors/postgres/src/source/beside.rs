@@ -112,8 +112,8 @@ impl Streaming {
             match backfill.next(merge, passed) {
                 Doable::Nothing => break,
                 Doable::Dispatch => {
-                    let mut bytes = backfill.chunk_bytes();
-                    let mut permit = self.delivery.reserve(bytes);
+                    let (mut bytes, in_memory) = backfill.chunk_bytes();
+                    let mut permit = self.delivery.reserve(in_memory);
                     if permit.is_none() && backfill.holds_nothing() {
                         bytes = CHUNK_BYTES_MIN;
                         permit = self.delivery.reserve(bytes);

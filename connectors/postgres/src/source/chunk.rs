@@ -387,6 +387,8 @@ fn before_page_header(lsn: Lsn, page_bytes: u64) -> Lsn {
 pub(crate) struct Sizer {
     rows: u64,
     bytes: u64,
+    /// Of a row in the last chunk.
+    row_bytes: u64,
 }
 
 impl Sizer {
@@ -399,11 +401,17 @@ impl Sizer {
         Self {
             rows: Self::ROWS_FIRST,
             bytes: u64::try_from(bytes).unwrap_or(u64::MAX) / 5 * 4,
+            row_bytes: 0,
         }
     }
 
     pub(crate) fn rows(self) -> u64 {
         self.rows
+    }
+
+    /// Returns the size of the rows of late, in bytes, if one of them makes a chunk.
+    pub(crate) fn large_row(self) -> Option<usize> {
+        (self.row_bytes > self.bytes).then(|| usize::try_from(self.row_bytes).unwrap_or(usize::MAX))
     }
 
     /// Takes what a chunk was into account.
@@ -412,6 +420,7 @@ impl Sizer {
             return;
         }
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX).max(1);
+        self.row_bytes = bytes / rows;
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
         let time = u64::try_from(Self::TIME.as_micros()).unwrap_or(u64::MAX);
         let by_bytes = self.bytes.saturating_mul(rows) / bytes;

@@ -321,7 +321,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
             Frame::Complete { .. } => 0,
         };
         if self.inbound.capacity() - self.inbound.len() < wanted.max(READ_BYTES / 4) {
-            self.inbound.reserve(wanted.max(READ_BYTES));
+            // Not by growing: that takes twice what was once there, were it one large row.
+            let bytes = self.inbound.len() + wanted.max(READ_BYTES);
+            let mut inbound = BytesMut::with_capacity(bytes);
+            inbound.extend_from_slice(&self.inbound);
+            self.inbound = inbound;
         }
         let read = self.stream.read_buf(&mut self.inbound).await;
         match read {

@@ -34,6 +34,7 @@ pub(crate) struct Delivery {
     confirmed: watch::Receiver<u64>,
     stop: watch::Receiver<bool>,
     budget: Arc<Semaphore>,
+    budget_kib: usize,
     permit: Option<OwnedSemaphorePermit>,
     next_seq: u64,
     in_flight: VecDeque<InFlight>,
@@ -46,7 +47,7 @@ impl Delivery {
         out: mpsc::Sender<SourceBatch>,
         confirmed: watch::Receiver<u64>,
         stop: watch::Receiver<bool>,
-        budget: Arc<Semaphore>,
+        (budget, budget_kib): (Arc<Semaphore>, usize),
     ) -> Self {
         Self {
             host,
@@ -55,6 +56,7 @@ impl Delivery {
             confirmed,
             stop,
             budget,
+            budget_kib,
             permit: None,
             next_seq: 1,
             in_flight: VecDeque::new(),
@@ -64,8 +66,9 @@ impl Delivery {
     /// Takes `bytes` of the byte budget for the batch being filled. Returns false where the budget
     /// is used up: the batch should then leave as it is, so that memory comes back. Nobody ever
     /// waits for the budget while holding a part of it, so sources cannot block each other.
+    /// More than the whole budget is the whole budget.
     pub(crate) fn cover(&mut self, bytes: usize) -> bool {
-        let wanted = bytes.div_ceil(1024);
+        let wanted = bytes.div_ceil(1024).min(self.budget_kib);
         let held = self
             .permit
             .as_ref()
@@ -88,9 +91,15 @@ impl Delivery {
         }
     }
 
-    /// Takes `bytes` of the byte budget for rows to be read, or nothing where they are not free.
+    /// Returns whether the batch being filled, or one on its way, holds a part of the budget.
+    pub(crate) fn holds_something(&self) -> bool {
+        self.permit.is_some() || !self.is_settled()
+    }
+
+    /// Takes `bytes` of the byte budget for rows to be read, or nothing where they are not free. More
+    /// than the whole budget is the whole budget.
     pub(crate) fn reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let wanted = u32::try_from(bytes.div_ceil(1024)).ok()?;
+        let wanted = u32::try_from(bytes.div_ceil(1024).min(self.budget_kib)).ok()?;
         Arc::clone(&self.budget).try_acquire_many_owned(wanted).ok()
     }
 
@@ -204,6 +213,21 @@ impl Delivery {
     /// Shows how we fare.
     pub(crate) fn show(&self) {
         self.host.progress(self.progress.clone());
+    }
+}
+
+/// How often a row lies in memory while it is on its way: as received, decoded, in a batch, and with
+/// the Kafka client.
+pub(crate) const COPIES: usize = 4;
+
+/// Returns the memory that `bytes` of rows take on their way. A batch of many rows is one buffer, but
+/// for a moment; what is more than two batches can only be a row that is larger than a batch, which
+/// takes as much in every buffer that it passes.
+pub(crate) fn in_memory(bytes: usize, batch_bytes_max: usize) -> usize {
+    if bytes > batch_bytes_max.saturating_mul(2) {
+        bytes.saturating_mul(COPIES)
+    } else {
+        bytes
     }
 }
 

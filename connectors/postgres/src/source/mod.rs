@@ -85,7 +85,8 @@ pub struct Connected {
     client: AnyClient,
     system: System,
     facts: Facts,
-    budget: Arc<Semaphore>,
+    /// The byte budget, and its size in KiB.
+    budget: (Arc<Semaphore>, usize),
 }
 
 impl std::fmt::Debug for Connected {
@@ -121,9 +122,9 @@ impl Connected {
         )
         .await?;
         let system = identify(&mut client).await?;
-        let kib = config.batch_bytes_max.div_ceil(1024);
+        let kib = BUDGET_BATCHES * config.batch_bytes_max.div_ceil(1024);
         Ok(Self {
-            budget: Arc::new(Semaphore::new(BUDGET_BATCHES * kib)),
+            budget: (Arc::new(Semaphore::new(kib)), kib),
             config,
             password,
             side,
@@ -133,11 +134,11 @@ impl Connected {
         })
     }
 
-    /// Replaces the byte budget (one permit is one KiB) from which each batch takes its share; by
-    /// default a source has one of its own.
+    /// Replaces the byte budget (one permit is one KiB, there are `kib` of them) from which each batch
+    /// takes its share; by default a source has one of its own.
     #[must_use]
-    pub fn with_budget(mut self, budget: Arc<Semaphore>) -> Self {
-        self.budget = budget;
+    pub fn with_budget(mut self, budget: Arc<Semaphore>, kib: usize) -> Self {
+        self.budget = (budget, kib);
         self
     }
 
@@ -186,7 +187,7 @@ impl Connected {
             ..SourceProgress::default()
         };
         let mut stop_signal = stop.clone();
-        let budget = Arc::clone(&self.budget);
+        let budget = self.budget.clone();
         let mut delivery = Delivery::new(host, progress, out, confirmed, stop, budget);
         let position = position.map(Position::parse).transpose()?;
         let tables = Tables::parse(&positions)?;

@@ -33,7 +33,7 @@ use super::beside::{ASK_INTERVAL, OverallPace};
 use super::changes::{Changes, Closed, Step};
 use super::client::{self, Frame};
 use super::connect::AnyClient;
-use super::delivery::{Delivery, Flow, more_confirmed, stopped};
+use super::delivery::{Delivery, Flow, in_memory, more_confirmed, stopped};
 use super::error::Error;
 use super::pgoutput::{Piece, piece, status_update};
 use super::side::Side;
@@ -54,6 +54,8 @@ const STATUS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const BUDGET_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 /// How long a batch waits for the byte budget while nothing of ours holds any of it.
 const BUDGET_PATIENCE: Duration = Duration::from_secs(1);
+/// The same where nobody can wait for us: a row that is large beside the budget.
+const BUDGET_PATIENCE_ALONE: Duration = Duration::from_secs(10);
 /// How long the end of a run waits for batches to become durable.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the server may take to let go of the slot.
@@ -256,7 +258,7 @@ impl Streaming {
                 self.send_status(false).await?;
             }
             match step {
-                Step::Continue if !self.delivery.cover(self.changes.writer.bytes()) => {
+                Step::Continue if !self.cover() => {
                     if self.make_room().await? == Flow::Stop {
                         return Ok(Flow::Stop);
                     }
@@ -274,6 +276,10 @@ impl Streaming {
                 },
                 Step::Unfit { oid, error } => self.fail_table(oid, &error)?,
                 Step::Full => {
+                    // Where the budget had to be waited for in vain, it has left already.
+                    if !self.cover() && self.make_room().await? == Flow::Stop {
+                        return Ok(Flow::Stop);
+                    }
                     if self.hand_over().await? == Flow::Stop {
                         return Ok(Flow::Stop);
                     }
@@ -342,13 +348,31 @@ impl Streaming {
         Ok((read, Step::Continue))
     }
 
+    /// Takes the memory of the batch being filled from the byte budget.
+    fn cover(&mut self) -> bool {
+        let bytes_max = self.config.batch_bytes_max;
+        let bytes = self.changes.writer.bytes();
+        self.delivery.cover(in_memory(bytes, bytes_max))
+    }
+
     /// Waits for the byte budget: what we have handed over gives its share back when it is durable.
     /// If the budget stays used up by others, the batch leaves as it is, even within a transaction,
     /// so that two sources never wait for each other with half a batch each.
     async fn make_room(&mut self) -> Result<Flow, Error> {
         let mut tick = interval(BUDGET_RETRY_INTERVAL);
         let mut stop = self.delivery.stop_signal();
-        let deadline = Instant::now() + BUDGET_PATIENCE;
+        // What we hold, or rows that wait for the stream, might be what the others wait for.
+        let rows_wait = self
+            .backfill
+            .as_ref()
+            .is_some_and(|rows| !rows.holds_nothing());
+        let is_waited_for = rows_wait || self.delivery.holds_something();
+        let patience = if is_waited_for {
+            BUDGET_PATIENCE
+        } else {
+            BUDGET_PATIENCE_ALONE
+        };
+        let deadline = Instant::now() + patience;
         loop {
             tokio::select! {
                 biased;
@@ -358,7 +382,7 @@ impl Streaming {
             self.note_confirmed();
             self.send_status_if_due().await?;
             self.send_status_by_time().await?;
-            if self.delivery.cover(self.changes.writer.bytes()) {
+            if self.cover() {
                 return Ok(Flow::Continue);
             }
             if self.delivery.is_settled() && Instant::now() > deadline {
