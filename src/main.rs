@@ -72,7 +72,6 @@ enum Local {
 }
 
 fn main() -> ExitCode {
-    memory::set_up();
     let arguments = Arguments::parse();
     // One provider throughout. Nobody else has had the time to install another.
     let _first = rustls::crypto::ring::default_provider().install_default();

@@ -1,27 +1,18 @@
-//! How the allocator gives memory back.
+//! The allocator.
 //!
-//! Batches are blocks of megabytes that come and go. glibc learns from the first of them that is given
-//! back to keep such blocks in its heaps, up to 32 MiB each, and there are heaps for every few threads:
-//! of three batches on their way a worker then holds twenty. A threshold that is set is not learned.
-//! Fewer heaps would hold less still, but threads then wait for each other: a tenth of a view's speed.
+//! Batches are blocks of megabytes that come and go, and rows are allocated by one thread and freed by
+//! another. glibc keeps what was freed in the heap of the thread that had it, so that each of a
+//! worker's thirty threads comes to hold what its busiest moment took.
 
-/// Blocks from this size on go back to the system when they are freed, and a heap's end when it is so
-/// long.
-const GIVEN_BACK_BYTES: i32 = 1 << 20;
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Sets the allocator up. To be called before anything of size is allocated.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub(crate) fn set_up() {
-    for (parameter, value) in [
-        (libc::M_MMAP_THRESHOLD, GIVEN_BACK_BYTES),
-        (libc::M_TRIM_THRESHOLD, GIVEN_BACK_BYTES),
-    ] {
-        #[expect(unsafe_code, reason = "the allocator has no other interface")]
-        // SAFETY: takes two numbers; other threads do not exist yet. What is refused changes nothing.
-        let _accepted = unsafe { libc::mallopt(parameter, value) };
-    }
-}
-
-/// Other allocators have their own ways.
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub(crate) fn set_up() {}
+/// What jemalloc is told (its manual, "TUNING"): two heaps, because each keeps pages to itself; a page
+/// that nobody uses goes back after half a second, also while nothing is allocated; and what is larger
+/// than a batch at once.
+#[expect(unsafe_code, reason = "the library looks for a symbol of this name")]
+// SAFETY: nobody else exports the symbol, and it is what jemalloc expects: a pointer to a string that
+// ends with a zero.
+#[unsafe(export_name = "malloc_conf")]
+static SETTINGS: &[u8; 96] =
+    b"narenas:2,dirty_decay_ms:500,muzzy_decay_ms:0,oversize_threshold:4194305,background_thread:true\0";

@@ -236,8 +236,8 @@ impl Evaluator {
         })
     }
 
-    /// Decides about a row. Appends the view's key in any case, because a hidden row may have to be
-    /// deleted, and its value if it is visible.
+    /// Decides about a row. Appends the view's key, of a hidden row only where `keys_hidden`, because
+    /// it may have to be deleted, and the row's value if it is visible.
     ///
     /// # Errors
     /// [`Error::Encode`] if a value does not fit the view's schema, [`Error::Key`] if the key is
@@ -245,11 +245,12 @@ impl Evaluator {
     pub fn row(
         &mut self,
         cells: &[Cell<'_>],
+        keys_hidden: bool,
         key: &mut Vec<u8>,
         value: &mut Vec<u8>,
     ) -> Result<Decision, Error> {
         if self.pads.is_empty() {
-            return self.whole_row(cells, key, value);
+            return self.whole_row(cells, keys_hidden, key, value);
         }
         let pads = std::mem::take(&mut self.pads);
         let padded: Vec<Cell<'_>> = cells
@@ -257,7 +258,7 @@ impl Evaluator {
             .copied()
             .chain(pads.iter().map(Pad::cell))
             .collect();
-        let decision = self.whole_row(&padded, key, value);
+        let decision = self.whole_row(&padded, keys_hidden, key, value);
         self.pads = pads;
         decision
     }
@@ -265,15 +266,19 @@ impl Evaluator {
     fn whole_row(
         &mut self,
         cells: &[Cell<'_>],
+        keys_hidden: bool,
         key: &mut Vec<u8>,
         value: &mut Vec<u8>,
     ) -> Result<Decision, Error> {
+        let condition = self.condition.as_ref();
+        let is_hidden = condition.is_some_and(|it| it.evaluate(cells) != Truth::True);
+        if is_hidden && !keys_hidden {
+            return Ok(Decision::Hidden);
+        }
         self.masked.clear();
         self.outputs.clear();
         self.write_key(|column| cells[column.index], key)?;
-        if let Some(condition) = &self.condition
-            && condition.evaluate(cells) != Truth::True
-        {
+        if is_hidden {
             return Ok(Decision::Hidden);
         }
         let mut unavailable = false;

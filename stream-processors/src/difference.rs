@@ -188,6 +188,7 @@ fn fill_row<S: Store>(
         schema,
         columns: fields(&decoder.row),
         cells: &cells,
+        is_new: false,
     };
     for index in which {
         let view = &mut views[*index];

@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fjall::compaction::Leveled;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, Readable, Snapshot};
-use hutong_schemas::wire;
 
 use crate::Error;
 use crate::filter::Filter;
@@ -205,15 +204,14 @@ fn put_member_key(view: &ViewId, key: &[u8], bytes: &mut Vec<u8>) {
 }
 
 /// Returns entries in the order of their keys, those of one key in the order given: each is then looked
-/// for where the one before it was put, which is in the processor's cache. All keys begin with `shared`
-/// bytes that seldom differ; what follows is compared first, without a look at the key.
+/// for where the one before it was put, which is in the processor's cache. How keys begin is compared
+/// first, without a look at the keys themselves.
 fn in_order<'a, V>(
     entries: impl Iterator<Item = (&'a [u8], V)>,
-    shared: usize,
 ) -> impl Iterator<Item = (&'a [u8], V)> {
     let begin = |key: &[u8]| {
         let mut word = [0; 8];
-        for (byte, of_key) in word.iter_mut().zip(key.iter().skip(shared)) {
+        for (byte, of_key) in word.iter_mut().zip(key) {
             *byte = *of_key;
         }
         u64::from_be_bytes(word)
@@ -305,14 +303,14 @@ impl Store for FjallStore {
         let mut batch = self.database.batch();
         let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
         let rows = changes.rows.iter().map(|(key, row)| (&**key, row));
-        for (key, row) in in_order(rows, wire::PREFIX_BYTES) {
+        for (key, row) in in_order(rows) {
             self.put_row(&mut batch, &mut large, key, row.as_deref())?;
         }
         drop(large);
         let mut bytes = Vec::new();
         for (view, members) in &changes.members {
             let members = members.iter().map(|(key, member)| (&**key, member));
-            for (key, member) in in_order(members, 0) {
+            for (key, member) in in_order(members) {
                 put_member_key(view, key, &mut bytes);
                 match member {
                     Some(member) => batch.insert(&self.members, &*bytes, member.to_bytes()),

@@ -151,7 +151,7 @@ impl Preview {
         let mut is_visible = |evaluator: &mut Evaluator| {
             key.clear();
             value.clear();
-            let decision = evaluator.row(&cells, key, value)?;
+            let decision = evaluator.row(&cells, true, key, value)?;
             Ok::<_, hutong_policies::Error>(decision != Decision::Hidden)
         };
         match (is_visible(now)?, is_visible(then)?) {

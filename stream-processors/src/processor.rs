@@ -156,6 +156,11 @@ pub struct Processor<S> {
     turn: usize,
     /// What the last part did.
     last_run: Run,
+    /// Every member was made of a row that passed here, so that a key without a row is in no view. A
+    /// member that was read from a view's topic may have lost its row.
+    members_have_rows: bool,
+    /// The schema of the first key that passed here.
+    key_schema: Option<SchemaId>,
     /// Rows in the store.
     rows: u64,
     /// Every key that has a row in the store, and others; `None` if rows were there before us.
@@ -241,6 +246,8 @@ impl<S: Store> Processor<S> {
             views: Vec::new(),
             turn: 0,
             last_run: Run::None,
+            members_have_rows: position.seq == 0,
+            key_schema: None,
             rows,
             known_rows,
             transaction: None,
@@ -346,18 +353,6 @@ impl<S: Store> Processor<S> {
             read_up_to_ms: self.position.read_up_to_ms,
             rows: Some(self.rows),
         }
-    }
-
-    /// Returns whether a key has a row in the store, where that is known without asking it.
-    fn known_row(&self, key: &[u8]) -> Option<bool> {
-        let known = self.known_rows.as_ref()?;
-        (!known.may_contain(key)).then_some(false)
-    }
-
-    /// Returns what [`known_row`](Self::known_row) does of a key that is about to have a row.
-    fn note_row(&mut self, key: &[u8]) -> Option<bool> {
-        let known = self.known_rows.as_mut()?;
-        (!known.insert(key)).then_some(false)
     }
 
     fn is_pending(&self) -> bool {
@@ -533,6 +528,7 @@ impl<S: Store> Processor<S> {
                             schema,
                             columns,
                             cells: &after,
+                            is_new: false,
                         },
                         stored_row(value, decoded.after_range.clone()),
                     ));
@@ -548,6 +544,16 @@ impl<S: Store> Processor<S> {
                 }
             }
             head = Some(decoded);
+        }
+        let was_there = match row {
+            Some((_, Some(_))) => note_row(&mut self.known_rows, key),
+            Some((_, None)) | None => known_row(self.known_rows.as_ref(), key),
+        };
+        // Under another schema a key is another in the store, and the same in a view.
+        let known_schema = *self.key_schema.get_or_insert(key_schema);
+        self.members_have_rows &= known_schema == key_schema;
+        if let Some((row, _)) = &mut row {
+            row.is_new = self.members_have_rows && was_there == Some(false);
         }
         // Upserts take the view's key from the row.
         let input_key = match (&row, self.decoders.key(key_schema)) {
@@ -589,10 +595,6 @@ impl<S: Store> Processor<S> {
         // progress is told by, a little too low.
         let finds = |head: &EventHead| matches!(head.op, Op::Update | Op::Delete).then_some(true);
         let stored = row.and_then(|(_, stored)| stored);
-        let was_there = match &stored {
-            Some(_) => self.note_row(key),
-            None => self.known_row(key),
-        };
         let was_there = was_there.or_else(|| head.as_ref().and_then(finds));
         self.pending.set_row(key, stored, was_there);
         self.cells = [before, after, key_cells].map(recycle);
@@ -783,6 +785,16 @@ impl<S: Store> Processor<S> {
     pub fn into_store(self) -> S {
         self.store
     }
+}
+
+/// Returns whether a key has a row in the store, where that is known without asking it.
+fn known_row(known: Option<&Filter>, key: &[u8]) -> Option<bool> {
+    (!known?.may_contain(key)).then_some(false)
+}
+
+/// Returns what [`known_row`] does of a key that is about to have a row.
+fn note_row(known: &mut Option<Filter>, key: &[u8]) -> Option<bool> {
+    (!known.as_mut()?.insert(key)).then_some(false)
 }
 
 fn split_key<'a>(input: &Input<'a>) -> Result<(SchemaId, &'a [u8]), Error> {

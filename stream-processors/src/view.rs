@@ -58,7 +58,8 @@ pub struct View {
     /// The time, and after what time an append begins another segment.
     pub(crate) now_ms: i64,
     pub(crate) segment_ms: i64,
-    evaluators: HashMap<SchemaId, Evaluator>,
+    /// By the rows' schemas, of which there are few.
+    evaluators: Vec<(SchemaId, Evaluator)>,
     key_evaluators: HashMap<SchemaId, Evaluator>,
     scratch: Scratch,
     /// Members that the batch has changed. Seen before the sealed ones.
@@ -94,6 +95,8 @@ pub(crate) struct Row<'a> {
     pub(crate) schema: SchemaId,
     pub(crate) columns: &'a [FieldInfo],
     pub(crate) cells: &'a [Cell<'a>],
+    /// Its key had no row before, so that it can be in no view.
+    pub(crate) is_new: bool,
 }
 
 /// A key of the input, decoded.
@@ -135,7 +138,7 @@ impl View {
             is_unreadable: false,
             now_ms: 0,
             segment_ms: i64::MAX,
-            evaluators: HashMap::new(),
+            evaluators: Vec::new(),
             key_evaluators: HashMap::new(),
             scratch: Scratch::default(),
             changed: Members::default(),
@@ -177,7 +180,11 @@ impl View {
                 return Ok(());
             }
         };
-        let member = self.member(effects.store)?;
+        let member = if row.is_new {
+            None
+        } else {
+            self.member(effects.store)?
+        };
         match decision {
             Decision::Hidden => self.remove(member, head, effects),
             Decision::Unavailable => self.keep(member),
@@ -263,15 +270,21 @@ impl View {
     ) -> Result<Decision, hutong_policies::Error> {
         self.scratch.key.clear();
         empty(&mut self.scratch.value);
-        if !self.evaluators.contains_key(&row.schema) {
-            let evaluator = Evaluator::of_schema(&self.task, row.schema, row.columns, secret)?;
-            self.evaluators.insert(row.schema, evaluator);
-        }
-        let evaluator = self
-            .evaluators
-            .get_mut(&row.schema)
-            .expect("it was just put there");
-        evaluator.row(row.cells, &mut self.scratch.key, &mut self.scratch.value)
+        let known = self.evaluators.iter();
+        let known = known
+            .map(|(schema, _)| *schema)
+            .position(|schema| schema == row.schema);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                let evaluator = Evaluator::of_schema(&self.task, row.schema, row.columns, secret)?;
+                self.evaluators.push((row.schema, evaluator));
+                self.evaluators.len() - 1
+            }
+        };
+        let Scratch { key, value, .. } = &mut self.scratch;
+        let (_, evaluator) = &mut self.evaluators[index];
+        evaluator.row(row.cells, !row.is_new, key, value)
     }
 
     fn evaluate_key(

@@ -34,6 +34,41 @@ async fn an_empty_topic_ends_at_once_and_is_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn records_come_in_order_whether_they_are_large_or_small() {
+    let fixture = Fixture::new();
+    let topic = fixture.topic("large", 1).await;
+    let producer = fixture.producer("large").await;
+    // Large ones at the beginning, a few among others, none for long, one more.
+    let is_large =
+        |number: usize| number < 3 || number % 700 == 0 && number < 2_000 || number == 5_000;
+    let value = |number: usize| {
+        let length = if is_large(number) { 1_200_000 } else { 40 };
+        format!("{number:0length$}")
+    };
+    let expected: Vec<String> = (0..5_500).map(value).collect();
+    for some in expected.chunks(500) {
+        let some: Vec<_> = some.iter().map(|value| ("k", value.as_str())).collect();
+        producer.commit(records(&topic, &some)).await.unwrap();
+    }
+    let mut reader = fixture.reader(&topic).await;
+    let mut found = Vec::new();
+    while !reader.at_end() || reader.position() < reader.end_offset().await.unwrap() {
+        let bytes_max = if found.len() % 2 == 0 { 1_000 } else { 400_000 };
+        let wait = Duration::from_secs(1);
+        reader.fetch_ahead(bytes_max, wait).unwrap();
+        let messages = in_time(reader.poll(bytes_max, wait)).await.unwrap();
+        found.extend(
+            messages
+                .iter()
+                .map(|message| text(message.value.as_ref()).to_owned()),
+        );
+    }
+    assert_eq!(found.len(), expected.len());
+    assert!(found == expected, "in another order, or others");
+    fixture.delete(&["large"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_partitions_are_a_topic_that_has_ended() {
     let fixture = Fixture::new();
     let topic = fixture.topic("none", 1).await;

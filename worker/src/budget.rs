@@ -89,6 +89,17 @@ mod tests {
     use super::Budget;
 
     #[tokio::test]
+    async fn a_record_larger_than_a_batch_takes_everything_and_others_what_their_copies_take() {
+        let budget = Budget::new(100 * 1024);
+        let batch = budget.batch(10 * 1024, 3, 10 * 1024).await;
+        assert_eq!(budget.used_bytes(), 30 * 1024);
+        drop(batch);
+        let alone = budget.batch(10 * 1024, 3, 10 * 1024 + 1).await;
+        assert_eq!(budget.used_bytes(), 100 * 1024);
+        drop(alone);
+    }
+
+    #[tokio::test]
     async fn a_row_larger_than_the_budget_goes_through_alone() {
         let budget = Budget::new(10 * 1024);
         let whole = budget.acquire(1 << 40).await;

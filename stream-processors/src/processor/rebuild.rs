@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{CLEARED_AT_ONCE, Input, Processor, Step, count, split_key, split_value, stored_row};
+use super::{
+    CLEARED_AT_ONCE, Input, Processor, Step, count, known_row, note_row, split_key, split_value,
+    stored_row,
+};
 use crate::Error;
 use crate::position::Progress;
 use crate::store::{Member, Members, Store, StoreBatch, StorePosition};
@@ -58,6 +61,7 @@ impl<S: Store> Processor<S> {
             });
             members.insert(key.to_vec(), member);
         }
+        self.members_have_rows &= members.is_empty();
         let batch = StoreBatch {
             members: vec![(id, Arc::new(members))],
             ..StoreBatch::default()
@@ -127,7 +131,7 @@ impl<S: Store> Processor<S> {
         for (key, row) in &batch.rows {
             let was_there = match seen.insert(key.as_slice(), row.is_some()) {
                 Some(was_there) => was_there,
-                None => match self.known_row(key) {
+                None => match known_row(self.known_rows.as_ref(), key) {
                     Some(was_there) => was_there,
                     None => self.store.has_row(key)?,
                 },
@@ -136,7 +140,7 @@ impl<S: Store> Processor<S> {
         }
         for (key, row) in &batch.rows {
             if row.is_some() {
-                self.note_row(key);
+                note_row(&mut self.known_rows, key);
             }
         }
         Ok(())

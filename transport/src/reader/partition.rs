@@ -1,6 +1,6 @@
 //! One partition, from a known offset.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::fetching::{Fetcher, Limits, blocking, consumer, watermarks};
 use super::{Message, Start};
@@ -21,8 +21,8 @@ const LIMITS_LARGE: Limits = Limits {
 };
 /// A record of so many bytes is large.
 const LARGE_BYTES: usize = 1024 * 1024;
-/// How long after a large record the next one is expected.
-const LARGE_FOR: Duration = Duration::from_secs(30);
+/// How many records after a large one another is expected.
+const LARGE_FOR: usize = 1_000;
 
 /// Reads one partition from a known offset.
 #[derive(Debug)]
@@ -31,8 +31,8 @@ pub struct PartitionReader {
     config: KafkaConfig,
     topic: String,
     isolation: Isolation,
-    /// When the last large record was read, if records are expected to be large.
-    large_at: Option<Instant>,
+    /// Among how many of the next records a large one is expected.
+    large_for: usize,
     /// Whether the fetcher fetches large records.
     fetches_large: bool,
     partition: i32,
@@ -77,7 +77,7 @@ impl PartitionReader {
                 config,
                 topic,
                 isolation,
-                large_at: None,
+                large_for: 0,
                 fetches_large: false,
                 partition,
                 position,
@@ -106,8 +106,12 @@ impl PartitionReader {
     ) -> Result<Vec<Message>, Error> {
         self.adapt().await?;
         let fetched = self.fetcher.fetch(bytes_max, timeout).await?;
-        if fetched.messages.iter().any(is_large) {
-            self.large_at = Some(Instant::now());
+        for message in &fetched.messages {
+            self.large_for = if message.bytes() >= LARGE_BYTES {
+                LARGE_FOR
+            } else {
+                self.large_for.saturating_sub(1)
+            };
         }
         let position = fetched.positions.get(&self.partition).copied();
         let position = position.unwrap_or(self.position).max(self.position);
@@ -121,8 +125,7 @@ impl PartitionReader {
 
     /// Fetches otherwise from here on, where records have become large, or have not been for long.
     async fn adapt(&mut self) -> Result<(), Error> {
-        self.large_at = self.large_at.filter(|at| at.elapsed() < LARGE_FOR);
-        let fetches_large = self.large_at.is_some();
+        let fetches_large = self.large_for > 0;
         if self.fetches_large == fetches_large {
             return Ok(());
         }
@@ -169,8 +172,4 @@ impl PartitionReader {
     pub fn position(&self) -> i64 {
         self.position
     }
-}
-
-fn is_large(message: &Message) -> bool {
-    message.bytes() >= LARGE_BYTES
 }
