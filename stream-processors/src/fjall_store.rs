@@ -303,8 +303,12 @@ impl Store for FjallStore {
         let mut batch = self.database.batch();
         let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
         let rows = changes.rows.iter().map(|(key, row)| (&**key, row));
-        for (key, row) in in_order(rows) {
-            self.put_row(&mut batch, &mut large, key, row.as_deref())?;
+        let mut rows = in_order(rows).peekable();
+        while let Some((key, row)) = rows.next() {
+            // Of one key the last counts; those before it would leave parts behind.
+            if rows.peek().is_none_or(|(next, _)| *next != key) {
+                self.put_row(&mut batch, &mut large, key, row.as_deref())?;
+            }
         }
         drop(large);
         let mut bytes = Vec::new();

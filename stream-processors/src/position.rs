@@ -20,7 +20,8 @@ pub struct InputPosition {
     pub topic_id: String,
     /// The offset of the next record to process.
     pub next_offset: i64,
-    /// Counts the commits, so that a store knows whether it reflects the last one.
+    /// Counts the commits, so that a store knows whether it reflects the last one; from the time of the
+    /// first one, in milliseconds, so that no other life of the processor has the same counts. 0 before.
     pub seq: u64,
     /// Milliseconds since 1970 up to which the input was read: the last record's time, or the clock
     /// where the end was reached; 0 if nothing was read yet.

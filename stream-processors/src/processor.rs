@@ -216,7 +216,8 @@ impl<S: Store> Processor<S> {
                 && stored.topic_id == topic_id
                 && !is_stale(stored.read_up_to_ms)
         };
-        if store.position()?.is_some_and(|stored| !usable(&stored)) {
+        // Without a position there may be rows that were being forgotten.
+        if store.position()?.is_none_or(|stored| !usable(&stored)) {
             store.clear_rows()?;
         }
         let position = InputPosition {
@@ -680,7 +681,12 @@ impl<S: Store> Processor<S> {
         read_up_to_ms: i64,
     ) -> Vec<(String, Option<Value>)> {
         self.position.next_offset = next_offset;
-        self.position.seq += 1;
+        // Not from 1: a store that has seen another life of this processor, at another worker, must not
+        // find its count again.
+        self.position.seq = match self.position.seq {
+            0 => u64::try_from(self.now_ms).unwrap_or_default().max(1),
+            seq => seq + 1,
+        };
         self.position.read_up_to_ms = read_up_to_ms;
         let json = |position: &ViewPosition| {
             serde_json::to_value(position).expect("a position is representable in JSON")

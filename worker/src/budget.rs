@@ -4,6 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+/// How often a record lies in memory that is larger than a batch: fetched, unpacked, copied, decoded,
+/// encoded, and with the client that sends it; in buffers that grow, and with the neighbours that have
+/// it, or the next one, at the same time. Of rows of 20 MB one is on its way.
+const LARGE_COPIES: u64 = 12;
+
 /// A number of bytes that tasks take from and give back. Counted in KiB, because a semaphore's
 /// permits are `u32`.
 #[derive(Clone, Debug)]
@@ -41,8 +46,7 @@ impl Budget {
     }
 
     /// Waits for the memory of a batch of up to `bytes_max` bytes, of which there are `copies` on the
-    /// way. A first record that is larger than a batch goes through alone: of it there are more copies,
-    /// in every buffer that it passes, so that nothing else may be on its way in the worker.
+    /// way. Of a first record that is larger there are more, in every buffer that it passes.
     ///
     /// # Cancel safety
     ///
@@ -53,12 +57,14 @@ impl Budget {
         copies: u64,
         first_record: usize,
     ) -> OwnedSemaphorePermit {
-        let bytes = if first_record > bytes_max {
-            u64::MAX
+        let count = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
+        let batch = count(bytes_max).saturating_mul(copies);
+        let large = if first_record > bytes_max {
+            count(first_record).saturating_mul(LARGE_COPIES)
         } else {
-            u64::try_from(bytes_max).unwrap_or(u64::MAX)
+            0
         };
-        self.acquire(bytes.saturating_mul(copies)).await
+        self.acquire(batch.max(large)).await
     }
 
     /// Returns the semaphore, whose permits are KiB.
@@ -89,12 +95,15 @@ mod tests {
     use super::Budget;
 
     #[tokio::test]
-    async fn a_record_larger_than_a_batch_takes_everything_and_others_what_their_copies_take() {
+    async fn a_record_larger_than_a_batch_takes_what_all_its_copies_take() {
         let budget = Budget::new(100 * 1024);
         let batch = budget.batch(10 * 1024, 3, 10 * 1024).await;
         assert_eq!(budget.used_bytes(), 30 * 1024);
         drop(batch);
-        let alone = budget.batch(10 * 1024, 3, 10 * 1024 + 1).await;
+        let large = budget.batch(4 * 1024, 3, 5 * 1024).await;
+        assert_eq!(budget.used_bytes(), 60 * 1024);
+        drop(large);
+        let alone = budget.batch(4 * 1024, 3, 20 * 1024).await;
         assert_eq!(budget.used_bytes(), 100 * 1024);
         drop(alone);
     }

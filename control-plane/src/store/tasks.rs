@@ -311,11 +311,11 @@ pub(crate) async fn get_all(db: &mut PgConnection, ids: &[String]) -> Result<Vec
     Ok(rows)
 }
 
-/// Returns the processors of a table's topic, by partition.
+/// Returns the processors of a table's topic, by partition, but for those that are to forget it.
 pub(crate) async fn processors(db: &mut PgConnection, topic: &str) -> Result<Vec<Row>, Error> {
     let rows = sqlx::query_as(
         "select id, location, version, first_version from task
-         where source_topic = $1 and config is not null
+         where source_topic = $1 and config is not null and target <> 'deleted'
          order by (config ->> 'partition')::integer",
     )
     .bind(topic)

@@ -19,7 +19,8 @@ impl<S: Store> Processor<S> {
         self.garbage.clear();
         for id in self.store.views()? {
             match self.views.iter().position(|view| view.id == id) {
-                Some(index) if rebuilt.contains(&index) => {
+                // A view that has expired holds nothing, whatever this store saw of it last.
+                Some(index) if rebuilt.contains(&index) || self.has_expired(index) => {
                     while !self.store.clear_members(&id, CLEARED_AT_ONCE)? {}
                 }
                 Some(_) => {}
@@ -27,6 +28,10 @@ impl<S: Store> Processor<S> {
             }
         }
         Ok(())
+    }
+
+    fn has_expired(&self, view: usize) -> bool {
+        matches!(self.views[view].position.progress, Progress::Expired)
     }
 
     /// Forgets some members of views that are gone. To be called between batches.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use super::fetching::{Fetcher, Limits, blocking, consumer, watermarks};
 use super::{Message, Start};
 use crate::admin::Isolation;
@@ -35,6 +37,9 @@ pub struct PartitionReader {
     large_for: usize,
     /// Whether the fetcher fetches large records.
     fetches_large: bool,
+    /// The fetcher that is to follow, while it is being made. Kept, so that a poll that is given up does
+    /// not begin anew; the position cannot move meanwhile.
+    next: Option<JoinHandle<Result<Fetcher, Error>>>,
     partition: i32,
     position: i64,
     is_at_end: bool,
@@ -79,6 +84,7 @@ impl PartitionReader {
                 isolation,
                 large_for: 0,
                 fetches_large: false,
+                next: None,
                 partition,
                 position,
                 is_at_end: false,
@@ -129,12 +135,21 @@ impl PartitionReader {
         if self.fetches_large == fetches_large {
             return Ok(());
         }
-        let limits = if fetches_large { LIMITS_LARGE } else { LIMITS };
-        let (config, topic) = (self.config.clone(), self.topic.clone());
-        let (starts, isolation) = ([(self.partition, Start::At(self.position))], self.isolation);
-        let start = move || Fetcher::start(&config, &topic, &starts, isolation, limits);
+        let next = match &mut self.next {
+            Some(next) => next,
+            None => {
+                let limits = if fetches_large { LIMITS_LARGE } else { LIMITS };
+                let (config, topic) = (self.config.clone(), self.topic.clone());
+                let starts = [(self.partition, Start::At(self.position))];
+                let isolation = self.isolation;
+                let start = move || Fetcher::start(&config, &topic, &starts, isolation, limits);
+                self.next.insert(tokio::task::spawn_blocking(start))
+            }
+        };
+        let made = next.await;
+        self.next = None;
         // What the former one has fetched and not given is fetched again.
-        self.fetcher = blocking(start).await?;
+        self.fetcher = made.map_err(|_| Error::Ended("the runtime".to_owned()))??;
         self.fetches_large = fetches_large;
         Ok(())
     }

@@ -228,6 +228,8 @@ impl Work {
     /// Puts the records of the batch, and of a sealed one, back into the queue.
     pub(super) fn aborted(&mut self) {
         self.processor.aborted();
+        // What is begun anew may be another batch, of another size.
+        self.permit = None;
         let batch = std::mem::take(&mut self.batch);
         let sealed = std::mem::take(&mut self.sealed);
         let applied = sealed.into_iter().chain(batch.applied);

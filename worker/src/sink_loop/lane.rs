@@ -232,6 +232,11 @@ impl<'a> Lane<'a> {
                 reading => batch::cut(&part.stamps, reading),
             };
             if end > 0 {
+                tokio::select! {
+                    () = self.make_room(index, end) => {}
+                    // What was read stays; the next turn goes on with it, or does not.
+                    _ = orders.wait_for(|orders| orders.is_ending) => return Ok(()),
+                }
                 self.write(index, end).await?;
                 // Another partition may wait.
                 return Ok(());
@@ -263,6 +268,20 @@ impl<'a> Lane<'a> {
         Ok(self.take(index, messages).await?)
     }
 
+    /// Waits for the memory that a large one among the first records takes.
+    async fn make_room(&mut self, index: usize, end: usize) {
+        let bytes_max = self.shared.config.batch_bytes_max;
+        let part = &mut self.parts[index];
+        let largest = part.messages.iter().take(end).map(bytes_of).max();
+        let largest = largest.unwrap_or(0);
+        if largest > bytes_max {
+            // What is held is given back before more is waited for.
+            part.permit = None;
+            let budget = &self.shared.ctx.budget;
+            part.permit = Some(budget.batch(bytes_max, COPIES, largest).await);
+        }
+    }
+
     /// Writes the first records that wait.
     async fn write(&mut self, index: usize, end: usize) -> Result<(), TaskError> {
         let part = &mut self.parts[index];
@@ -281,14 +300,6 @@ impl<'a> Lane<'a> {
         };
         let partition = part.partition;
         part.read_up_to_ms = read_up_to_ms;
-        let bytes_max = self.shared.config.batch_bytes_max;
-        let largest = batch.iter().map(bytes_of).max().unwrap_or(0);
-        if largest > bytes_max {
-            // What is held is given back before more is waited for.
-            part.permit = None;
-            let budget = &self.shared.ctx.budget;
-            part.permit = Some(budget.batch(bytes_max, COPIES, largest).await);
-        }
         let begun = Instant::now();
         let rows = self
             .deliver(index, batch, next_offset, read_up_to_ms)

@@ -16,7 +16,8 @@
 //! # Memory
 //!
 //! At most two chunks per reader are being read or wait to be emitted, each with its share of the
-//! byte budget, taken before it is read and never waited for. Where a row is larger than a chunk there
+//! byte budget, taken before it is read and never waited for; only a chunk behind which others wait is
+//! read without, in little pieces, because what they hold may be what others wait for. Where a row is larger than a chunk there
 //! is one chunk at a time, with the share of all copies of a row.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -317,6 +318,9 @@ impl Backfill {
     /// Returns the table of which a chunk can be read next.
     fn plannable(&self) -> Option<usize> {
         let is_planned = |chunk: &Chunk| matches!(chunk.state, ChunkState::Planned);
+        if let Some(index) = self.waited_for() {
+            return Some(index);
+        }
         if self.large_row().is_some() && !self.holds_nothing() {
             return None;
         }
@@ -329,6 +333,22 @@ impl Backfill {
         (outstanding < 2 * self.readers)
             .then(|| self.active.iter().position(has_next))
             .flatten()
+    }
+
+    /// Returns the table whose first chunk is to be read while others of its chunks, which can only
+    /// leave behind it, hold memory: nothing may keep it waiting.
+    fn waited_for(&self) -> Option<usize> {
+        let is_planned = |chunk: &Chunk| matches!(chunk.state, ChunkState::Planned);
+        self.active.iter().position(|active| {
+            let mut chunks = active.chunks.iter();
+            chunks.next().is_some_and(is_planned) && !chunks.all(is_planned)
+        })
+    }
+
+    /// Returns whether the next chunk is waited for by what holds memory, so that it must be read
+    /// whether there is memory for it or not.
+    pub(crate) fn must_read(&self) -> bool {
+        self.waited_for().is_some()
     }
 
     /// Returns whether no chunk is being read or waits to be emitted.

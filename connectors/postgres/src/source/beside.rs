@@ -118,7 +118,9 @@ impl Streaming {
                         bytes = CHUNK_BYTES_MIN;
                         permit = self.delivery.reserve(bytes);
                     }
-                    if permit.is_none() {
+                    if permit.is_none() && backfill.must_read() {
+                        bytes = CHUNK_BYTES_MIN;
+                    } else if permit.is_none() {
                         break;
                     }
                     backfill.dispatch(merge, bytes, permit);

@@ -176,6 +176,26 @@ async fn rows_larger_than_a_chunk_are_read_one_by_one() {
 }
 
 #[tokio::test]
+async fn many_rows_larger_than_a_chunk_are_read_by_several_readers() {
+    // More than are aimed at first, so that a chunk is read behind one that turns out to be too large.
+    let database = Database::create(
+        "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT g, repeat(md5(g::text), 640) FROM generate_series(1, 2500) g;
+         CREATE TABLE u (id int PRIMARY KEY, v text); INSERT INTO u SELECT g, 'small' FROM generate_series(1, 2500) g;",
+    )
+    .await;
+    let platform = Platform::default();
+    let more = [
+        ("hutong.batch.bytes.max", "65536"),
+        ("snapshot.max.threads", "3"),
+    ];
+    let running = Running::start(&database, &platform, &more).await;
+    platform.until_streaming().await;
+    running.stop().await.unwrap();
+    assert_eq!(platform.table("p.public.t"), rows(&database, "id, v").await);
+    assert_eq!(platform.events().len(), 5_000, "a row was repeated");
+}
+
+#[tokio::test]
 async fn progress_and_announcements_name_every_table() {
     let database = Database::create(
         "CREATE TABLE a (id int PRIMARY KEY, n numeric(10,2) DEFAULT 1.5, at timestamptz DEFAULT now()); \
