@@ -65,7 +65,7 @@ pub(crate) async fn run(stand: &mut Stand, figures: &mut Figures) -> Result<()> 
     let (p99_before, p99_during) = (percentile(&before, 99), percentile(&during, 99));
     figures.plain("backfill_p99", p99_during, "ms", "–");
     figures.plain("backfill_delay", p99_during - p99_before, "ms", "< 100");
-    figures.rss("backfill", stand.worker_peak()?);
+    figures.plain("memory_backfill", stand.worker_peak()?, "MiB", "≤ 256");
     stand.delete(&sink).await?;
     subscriber
         .batch_execute(&format!("drop table {TARGET}"))

@@ -1,5 +1,7 @@
 //! Cases by name: the table of what a change delivers, suspension, revocation, expiry.
 
+use std::collections::BTreeMap;
+
 use hutong_policies::{ViewState, ViewTask};
 use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::class::{Class, Classified};
@@ -237,6 +239,71 @@ fn an_expired_view_is_emptied_in_parts_and_stays_empty() {
         NOW + 2,
     );
     assert_eq!(scene.rows(0), 0);
+}
+
+#[test]
+fn a_store_of_another_life_of_the_processor_is_not_taken_for_its_own() {
+    // Two lives over the same table with as many commits, of which the second one was at another worker.
+    let live = |name: &str, now_ms: i64| {
+        let tasks = vec![view(name, 1, &[("id", None)], None)];
+        let (mut table, mut kafka) = (Table::new(), Kafka::default());
+        let mut processor = start(MemoryStore::default(), &kafka, &table, &tasks, now_ms);
+        table.upsert(row(1, ""));
+        settle(&mut processor, &mut kafka, &table, now_ms);
+        assert_eq!(kafka.rows(&tasks[0]).len(), 1);
+        (tasks, table, kafka, processor.into_store())
+    };
+    let (_, _, _, stale) = live("first", NOW);
+    let (tasks, mut table, mut kafka, _) = live("second", NOW + 1);
+    let mut processor = start(stale, &kafka, &table, &tasks, NOW + 2);
+    table.delete(1);
+    settle(&mut processor, &mut kafka, &table, NOW + 2);
+    assert_eq!(kafka.rows(&tasks[0]).len(), 0, "the row stayed");
+}
+
+#[test]
+fn what_a_store_saw_of_a_view_before_it_expired_elsewhere_is_forgotten() {
+    let mut scene = Scene::new(vec![view("all", 1, &[("id", None)], None)]);
+    scene.table.upsert(row(1, ""));
+    scene.settle();
+    let stale = scene.processor.store().clone();
+    // It expires at another worker, and begins anew here.
+    scene.tasks[0].valid_until_ms = Some(NOW + 10);
+    scene.tasks[0].version = 2;
+    scene.processor = start(
+        scene.processor.store().clone(),
+        &scene.kafka,
+        &scene.table,
+        &scene.tasks,
+        NOW + 1,
+    );
+    settle(
+        &mut scene.processor,
+        &mut scene.kafka,
+        &scene.table,
+        NOW + 20,
+    );
+    assert_eq!((scene.rows(0), scene.progress(0)), (0, &Progress::Expired));
+    scene.processor = start(stale, &scene.kafka, &scene.table, &scene.tasks, NOW + 21);
+    let prolonged = ViewTask {
+        version: 3,
+        valid_until_ms: None,
+        ..scene.tasks[0].clone()
+    };
+    adopt(
+        &mut scene.processor,
+        &scene.kafka,
+        &scene.table,
+        std::slice::from_ref(&prolonged),
+        &BTreeMap::new(),
+    );
+    settle(
+        &mut scene.processor,
+        &mut scene.kafka,
+        &scene.table,
+        NOW + 22,
+    );
+    assert_eq!((scene.rows(0), scene.progress(0)), (1, &Progress::Live));
 }
 
 #[test]

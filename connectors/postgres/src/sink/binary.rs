@@ -126,6 +126,10 @@ fn value(sql_type: &SqlType, cell: &Cell<'_>, out: &mut Vec<u8>) -> Result<(), M
         }
         (SqlType::Float4, Cell::Float4(value)) => out.extend_from_slice(&value.to_be_bytes()),
         (SqlType::Float8, Cell::Float8(value)) => out.extend_from_slice(&value.to_be_bytes()),
+        // Of a record from before the column was made wider.
+        (SqlType::Float8, Cell::Float4(value)) => {
+            out.extend_from_slice(&f64::from(*value).to_be_bytes());
+        }
         (SqlType::Numeric { .. } | SqlType::NumericUnscaled, Cell::Numeric(value)) => {
             return numeric(value, out);
         }

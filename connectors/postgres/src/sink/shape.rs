@@ -225,7 +225,7 @@ impl Comparison<'_> {
 
 /// Returns whether a column of an existing type can take the wanted one and keep all its values, by
 /// the server's own assignment.
-fn is_widening(existing: &str, wanted: &SqlType) -> bool {
+pub(super) fn is_widening(existing: &str, wanted: &SqlType) -> bool {
     let wanted_text = wanted.to_string();
     match existing {
         "smallint" => matches!(wanted, SqlType::Int4 | SqlType::Int8),

@@ -6,6 +6,7 @@ use hutong_schemas::table::TableId;
 
 use super::binary::Misfit;
 use super::error::Error;
+use super::shape::is_widening;
 
 /// An input and the table that is kept equal to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,11 +164,12 @@ pub(super) fn qualified(table: &TableId) -> String {
     format!("{}.{}", quote(&table.schema), quote(&table.table))
 }
 
-/// Returns whether a column of one type holds the values of another, as they come. A mask that is
-/// lifted turns the text that stood for a value into the value.
+/// Returns whether a column of one type holds the values of another, as they come. Records of before a
+/// column was made wider may be read after its newest schema was. A mask that is lifted turns the text
+/// that stood for a value into the value.
 fn holds(known: SqlType, new: SqlType) -> bool {
     let is_bounded = matches!(new, SqlType::Varchar { .. } | SqlType::Char { .. });
-    known == new || (known == SqlType::Text && is_bounded)
+    known == new || is_widening(&new.to_string(), &known) || (known == SqlType::Text && is_bounded)
 }
 
 /// A target for the tests of what is done with one.
@@ -231,6 +233,19 @@ mod tests {
         assert!(target.extend(&added).unwrap());
         assert!(target.columns()[2].nullable);
         assert!(!target.extend(&added).unwrap());
+    }
+
+    #[test]
+    fn a_record_of_before_its_column_was_made_wider_is_taken() {
+        let varchar = |length| SqlType::Varchar {
+            length: Some(length),
+        };
+        let mut wide = target();
+        assert!(!wide.extend(&[field("name", varchar(15), true)]).unwrap());
+        assert_eq!(wide, target(), "the column keeps its type");
+        assert!(wide.extend(&[field("name", varchar(21), true)]).is_err());
+        let narrow = [field("id", SqlType::Int2, false)];
+        assert!(!wide.extend(&narrow).unwrap());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use hutong_schemas::envelope::{Op, SnapshotMark};
 use hutong_schemas::event_decoder::EventDecoder;
 use hutong_schemas::position::{Lsn, SchemaId};
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
@@ -591,6 +591,11 @@ pub(crate) fn cell_text(cell: &Cell<'_>) -> String {
     }
 }
 
+async fn open(database: &Database, more: &[(&str, &str)]) -> Connected {
+    let connected = Connected::open(database.config(more), None).await;
+    connected.unwrap_or_else(|error| panic!("{}", explain(&error)))
+}
+
 /// A running source.
 pub(crate) struct Running {
     source: JoinHandle<Result<(), Error>>,
@@ -616,9 +621,21 @@ impl Running {
         more: &[(&str, &str)],
         batches: usize,
     ) -> Self {
-        let connected = Connected::open(database.config(more), None)
-            .await
-            .unwrap_or_else(|error| panic!("{}", explain(&error)));
+        Self::of(open(database, more).await, platform, batches)
+    }
+
+    /// Starts a source with a byte budget that others take from, too.
+    pub(crate) async fn start_within(
+        database: &Database,
+        platform: &Platform,
+        more: &[(&str, &str)],
+        (budget, kib): (Arc<Semaphore>, usize),
+    ) -> Self {
+        let connected = open(database, more).await.with_budget(budget, kib);
+        Self::of(connected, platform, usize::MAX)
+    }
+
+    fn of(connected: Connected, platform: &Platform, batches: usize) -> Self {
         let (out, mut inbox) = mpsc::channel::<SourceBatch>(1);
         let (confirm, confirmed) = watch::channel(0);
         let (stop, stop_signal) = watch::channel(false);

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use hutong_connectors_core::source::TableState;
+use tokio::sync::Semaphore;
 
 use super::harness::{Database, Platform, Running, connect, until, until_events};
 
@@ -193,6 +195,34 @@ async fn many_rows_larger_than_a_chunk_are_read_by_several_readers() {
     running.stop().await.unwrap();
     assert_eq!(platform.table("p.public.t"), rows(&database, "id, v").await);
     assert_eq!(platform.events().len(), 5_000, "a row was repeated");
+}
+
+#[tokio::test]
+async fn a_snapshot_ends_although_others_want_the_whole_budget_again_and_again() {
+    let database = Database::create(
+        "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT g, repeat(md5(g::text), 100) FROM generate_series(1, 3000) g;",
+    )
+    .await;
+    let platform = Platform::default();
+    let more = [
+        ("hutong.batch.bytes.max", "65536"),
+        ("snapshot.max.threads", "3"),
+    ];
+    let kib: u32 = 512;
+    let budget = Arc::new(Semaphore::new(512));
+    let others = Arc::clone(&budget);
+    let others = tokio::spawn(async move {
+        loop {
+            drop(others.acquire_many(kib).await.unwrap());
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    });
+    let running = Running::start_within(&database, &platform, &more, (budget, 512)).await;
+    platform.until_streaming().await;
+    running.stop().await.unwrap();
+    others.abort();
+    assert_eq!(platform.table("p.public.t"), rows(&database, "id, v").await);
+    assert_eq!(platform.events().len(), 3_000, "a row was repeated");
 }
 
 #[tokio::test]
