@@ -33,10 +33,6 @@ impl Drop for TopicHandle {
     }
 }
 
-/// A topic that a producer has a handle of, for as long as the producer lives.
-#[derive(Clone, Copy)]
-pub(crate) struct Topic(NonNull<sys::rd_kafka_topic_t>);
-
 /// A record to be produced.
 #[derive(Clone, Copy)]
 pub(crate) struct Outgoing<'a> {
@@ -126,10 +122,11 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
 
     /// Queues a record, copying it. `QueueFull` means: serve events and try again.
     pub(crate) fn produce(
-        &self,
-        Topic(topic): Topic,
+        &mut self,
+        topic: &Arc<str>,
         record: Outgoing<'_>,
     ) -> Result<(), RDKafkaErrorCode> {
+        let topic = self.handle(topic)?;
         let headers = record.header.map_or(ptr::null_mut(), headers_of);
         let (key, key_size) = parts(record.key);
         let (value, value_size) = parts(record.value);
@@ -140,7 +137,7 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
             sys::rd_kafka_producev(
                 self.client(),
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_RKT,
-                topic.as_ptr(),
+                topic,
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_PARTITION,
                 record.partition,
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_MSGFLAGS,
@@ -168,10 +165,9 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
         }
     }
 
-    /// Returns a topic by its name.
-    pub(crate) fn topic(&mut self, topic: &Arc<str>) -> Result<Topic, RDKafkaErrorCode> {
+    fn handle(&mut self, topic: &Arc<str>) -> Result<*mut sys::rd_kafka_topic_t, RDKafkaErrorCode> {
         if let Some(handle) = self.topics.get(topic) {
-            return Ok(Topic(handle.0));
+            return Ok(handle.0.as_ptr());
         }
         let name = CString::new(&**topic).map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
         // SAFETY: the client lives, the name is a C string, null asks for the default properties.
@@ -182,7 +178,7 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
             return Err(unsafe { sys::rd_kafka_last_error() }.into());
         };
         self.topics.insert(Arc::clone(topic), TopicHandle(handle));
-        Ok(Topic(handle))
+        Ok(handle.as_ptr())
     }
 }
 

@@ -19,7 +19,7 @@ use crate::error::{Error, Failure, is_fencing};
 use crate::names::{Cluster, POSITION_PARTITIONS, partition_of, partition_of_record_key};
 use crate::native::log::Logged;
 use crate::native::topics;
-use crate::native::transaction::{NativeProducer, Outgoing, Topic};
+use crate::native::transaction::{NativeProducer, Outgoing};
 use crate::reader::fetching::{ASK, operation};
 use crate::record::{PositionRecord, Record, VERSION, position_key};
 
@@ -96,13 +96,6 @@ impl ProducerContext for Deliveries {
             failure,
         });
     }
-}
-
-/// Where records go.
-struct Target {
-    name: Arc<str>,
-    topic: Topic,
-    partitions: i32,
 }
 
 /// The client and what it knows.
@@ -296,10 +289,8 @@ impl Worker {
 
     fn send(&mut self, transaction: &Transaction) -> Result<(), Error> {
         for batch in &transaction.batches {
-            let targets = batch.topics.iter().map(|topic| self.target(topic));
-            let targets: Vec<Target> = targets.collect::<Result<_, _>>()?;
             for record in &batch.records {
-                self.send_record(batch, &targets, record)?;
+                self.send_record(batch, record)?;
             }
         }
         for record in &transaction.plain {
@@ -311,41 +302,28 @@ impl Worker {
         self.flush()
     }
 
-    /// Looks a topic up, so that this is not done for each record.
-    fn target(&mut self, name: &Arc<str>) -> Result<Target, Error> {
-        let topic = self.native.topic(name);
-        Ok(Target {
-            topic: topic.map_err(|code| self.undelivered(name, 0, Failure::of(code)))?,
-            partitions: self.partitions.get(name).copied().unwrap_or(0),
-            name: Arc::clone(name),
-        })
-    }
-
-    fn send_record(
-        &self,
-        batch: &RecordBatch,
-        targets: &[Target],
-        record: &BatchRecord,
-    ) -> Result<(), Error> {
+    fn send_record(&mut self, batch: &RecordBatch, record: &BatchRecord) -> Result<(), Error> {
         let inconsistent = |topic: &str, detail: &str| Error::BatchInconsistent {
             topic: topic.to_owned(),
             detail: detail.to_owned(),
         };
-        let target = usize::try_from(record.topic)
+        let topic = usize::try_from(record.topic)
             .ok()
-            .and_then(|index| targets.get(index))
+            .and_then(|index| batch.topics.get(index))
             .ok_or_else(|| inconsistent("?", "a record names no topic of it"))?;
-        let part =
-            |range: &Option<std::ops::Range<usize>>| match range {
-                None => Ok(None),
-                Some(range) => batch.buffer.get(range.clone()).map(Some).ok_or_else(|| {
-                    inconsistent(&target.name, "a record lies outside of the buffer")
-                }),
-            };
+        let part = |range: &Option<std::ops::Range<usize>>| match range {
+            None => Ok(None),
+            Some(range) => batch
+                .buffer
+                .get(range.clone())
+                .map(Some)
+                .ok_or_else(|| inconsistent(topic, "a record lies outside of the buffer")),
+        };
         let key = part(&record.key)?;
+        let count = self.partitions.get(topic).copied().unwrap_or(0);
         let partition = match (record.partition, key) {
             (Some(partition), _) => partition,
-            (None, Some(key)) => partition_of_record_key(key, target.partitions),
+            (None, Some(key)) => partition_of_record_key(key, count),
             (None, None) => 0,
         };
         let outgoing = Outgoing {
@@ -354,28 +332,27 @@ impl Worker {
             value: part(&record.value)?,
             header: part(&record.header)?,
         };
-        self.produce(target, outgoing)
+        self.produce(topic, outgoing, count)
     }
 
     fn send_plain(&mut self, record: &PlainRecord) -> Result<(), Error> {
         let topic: Arc<str> = record.topic.as_str().into();
-        let target = self.target(&topic)?;
+        let count = self.partitions.get(&topic).copied().unwrap_or(0);
         let partition = record
             .partition
-            .unwrap_or_else(|| partition_of(&record.key, target.partitions));
+            .unwrap_or_else(|| partition_of(&record.key, count));
         let outgoing = Outgoing {
             partition,
             key: Some(&record.key),
             value: record.value.as_deref(),
             header: None,
         };
-        self.produce(&target, outgoing)
+        self.produce(&topic, outgoing, count)
     }
 
     fn send_position(&mut self, write: &PositionWrite) -> Result<(), Error> {
         let topic: Arc<str> = self.cluster.positions(&write.location).into();
-        let target = self.target(&topic)?;
-        let count = target.partitions;
+        let count = self.partitions.get(&topic).copied().unwrap_or(0);
         if count != POSITION_PARTITIONS {
             return Err(Error::TopicMismatch {
                 topic: topic.to_string(),
@@ -399,20 +376,19 @@ impl Worker {
             value: value.as_deref(),
             header: None,
         };
-        self.produce(&target, outgoing)
+        self.produce(&topic, outgoing, count)
     }
 
-    fn produce(&self, target: &Target, record: Outgoing<'_>) -> Result<(), Error> {
-        let (topic, count) = (&target.name, target.partitions);
+    fn produce(&mut self, topic: &Arc<str>, record: Outgoing<'_>, count: i32) -> Result<(), Error> {
         if !(0..count).contains(&record.partition) {
             return Err(Error::BatchInconsistent {
                 topic: topic.to_string(),
                 detail: format!("partition {} of {count}", record.partition),
             });
         }
-        let mut deadline = None;
+        let deadline = Instant::now() + self.commit_timeout;
         loop {
-            let Err(code) = self.native.produce(target.topic, record) else {
+            let Err(code) = self.native.produce(topic, record) else {
                 return Ok(());
             };
             if code != RDKafkaErrorCode::QueueFull {
@@ -424,8 +400,7 @@ impl Worker {
             if let Some(failed) = self.deliveries.take() {
                 return Err(self.undelivered(&failed.topic, failed.bytes, failed.failure));
             }
-            let now = Instant::now();
-            if now > *deadline.get_or_insert(now + self.commit_timeout) {
+            if Instant::now() > deadline {
                 return Err(self.timed_out("send records of", self.commit_timeout));
             }
         }
