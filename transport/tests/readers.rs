@@ -39,8 +39,9 @@ async fn records_come_in_order_whether_they_are_large_or_small() {
     let topic = fixture.topic("large", 1).await;
     let producer = fixture.producer("large").await;
     // Large ones at the beginning, a few among others, none for long, one more.
-    let is_large =
-        |number: usize| number < 3 || number % 700 == 0 && number < 2_000 || number == 5_000;
+    let is_large = |number: usize| {
+        number < 3 || (number.is_multiple_of(700) && number < 2_000) || number == 5_000
+    };
     let value = |number: usize| {
         let length = if is_large(number) { 1_200_000 } else { 40 };
         format!("{number} {}", "x".repeat(length))
