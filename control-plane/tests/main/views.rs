@@ -4,7 +4,7 @@ use hutong_policies::{ViewState, ViewTask};
 use hutong_schemas::sql_type::SqlType;
 use hutong_schemas::table::{Column, TableId, TableSchema};
 use hutong_transport::admin::Admin;
-use hutong_transport::record::{TableRecord, TaskKind, TaskRecord, TaskState};
+use hutong_transport::record::{TableRecord, TargetState, TaskKind, TaskRecord, TaskState};
 use serde_json::{Value, json};
 
 use crate::harness::{Api, Platform, run, sink, source, until};
@@ -355,6 +355,14 @@ fn a_revoked_view_is_told_to_all_and_its_topic_goes_when_processors_have_let_go(
             topic.is_none().then_some(()).ok_or(Value::Null)
         })
         .await;
+        for partition in 0..2 {
+            let id = format!("view-{topic}-{partition}");
+            let is_deleted = |task: &TaskRecord| task.target == TargetState::Deleted;
+            let task = platform.task_where(&id, is_deleted).await;
+            platform
+                .report(&task, TaskState::Deleted, Value::Null)
+                .await;
+        }
         until("processors without views are gone", async || {
             let tasks = platform.tasks("default").await;
             let left: Vec<_> = tasks.keys().filter(|id| id.starts_with("view-")).collect();
