@@ -19,6 +19,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
+use tokio::task::JoinError;
 
 use super::{Message, Start};
 use crate::admin::Isolation;
@@ -575,7 +576,12 @@ fn unknown(consumer: &BaseConsumer<Logged>, topic: &str, partition: i32) -> Erro
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
+    joined(tokio::task::spawn_blocking(work).await)
+}
+
+/// Returns what a blocking call came to; its panic is the caller's.
+pub(super) fn joined<T>(done: Result<Result<T, Error>, JoinError>) -> Result<T, Error> {
+    match done {
         Ok(result) => result,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         // The runtime is going down.

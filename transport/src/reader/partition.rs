@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::fetching::{Fetcher, Limits, blocking, consumer, watermarks};
+use super::fetching::{Fetcher, Limits, blocking, consumer, joined, watermarks};
 use super::{Message, Start};
 use crate::admin::Isolation;
 use crate::config::KafkaConfig;
@@ -149,7 +149,7 @@ impl PartitionReader {
         let made = next.await;
         self.next = None;
         // What the former one has fetched and not given is fetched again.
-        self.fetcher = made.map_err(|_| Error::Ended("the runtime".to_owned()))??;
+        self.fetcher = joined(made)?;
         self.fetches_large = fetches_large;
         Ok(())
     }

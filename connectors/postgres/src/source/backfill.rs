@@ -17,8 +17,8 @@
 //!
 //! At most two chunks per reader are being read or wait to be emitted, each with its share of the
 //! byte budget, taken before it is read and never waited for; only a chunk behind which others wait is
-//! read without, in little pieces, because what they hold may be what others wait for. Where a row is larger than a chunk there
-//! is one chunk at a time, with the share of all copies of a row.
+//! read without, in little pieces, because what they hold may be what others wait for. Where a row is
+//! larger than a chunk there is one chunk at a time, with the share of all copies of a row.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -317,14 +317,13 @@ impl Backfill {
 
     /// Returns the table of which a chunk can be read next.
     fn plannable(&self) -> Option<usize> {
-        let is_planned = |chunk: &Chunk| matches!(chunk.state, ChunkState::Planned);
         if let Some(index) = self.waited_for() {
             return Some(index);
         }
         if self.large_row().is_some() && !self.holds_nothing() {
             return None;
         }
-        let planned = |active: &Active| active.chunks.iter().any(is_planned);
+        let planned = |active: &Active| active.chunks.iter().any(Chunk::is_planned);
         if let Some(index) = self.active.iter().position(planned) {
             return Some(index);
         }
@@ -338,10 +337,9 @@ impl Backfill {
     /// Returns the table whose first chunk is to be read while others of its chunks, which can only
     /// leave behind it, hold memory: nothing may keep it waiting.
     fn waited_for(&self) -> Option<usize> {
-        let is_planned = |chunk: &Chunk| matches!(chunk.state, ChunkState::Planned);
         self.active.iter().position(|active| {
             let mut chunks = active.chunks.iter();
-            chunks.next().is_some_and(is_planned) && !chunks.all(is_planned)
+            chunks.next().is_some_and(Chunk::is_planned) && !chunks.all(Chunk::is_planned)
         })
     }
 
@@ -353,10 +351,8 @@ impl Backfill {
 
     /// Returns whether no chunk is being read or waits to be emitted.
     pub(crate) fn holds_nothing(&self) -> bool {
-        self.active.iter().all(|active| {
-            let mut chunks = active.chunks.iter();
-            chunks.all(|chunk| matches!(chunk.state, ChunkState::Planned))
-        })
+        let mut chunks = self.active.iter().flat_map(|active| &active.chunks);
+        chunks.all(Chunk::is_planned)
     }
 
     /// Hands the next chunk to a reader, with its share of the byte budget.
@@ -370,10 +366,7 @@ impl Backfill {
             return;
         };
         let active = &mut self.active[index];
-        let planned = active
-            .chunks
-            .iter()
-            .position(|chunk| matches!(chunk.state, ChunkState::Planned));
+        let planned = active.chunks.iter().position(Chunk::is_planned);
         let planned = planned.unwrap_or_else(|| {
             let Next::At(low) = std::mem::replace(&mut active.next, Next::Unknown) else {
                 unreachable!("a table without a planned chunk is plannable by its next one");
@@ -485,10 +478,14 @@ impl Active {
 }
 
 impl Chunk {
+    fn is_planned(&self) -> bool {
+        matches!(self.state, ChunkState::Planned)
+    }
+
     /// Plans the chunk once more, under another id: what its reader may still report of the old one
     /// concerns nobody.
     fn again(&mut self, next_chunk: &mut ChunkId, merge: &mut Merge) {
-        if matches!(self.state, ChunkState::Planned) {
+        if self.is_planned() {
             return;
         }
         merge.close(self.id);

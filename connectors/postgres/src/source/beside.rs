@@ -361,7 +361,7 @@ impl Streaming {
             }
             self.changes.events_total += 1;
             let bytes = self.changes.writer.bytes();
-            let is_full = bytes >= self.config.batch_bytes_max || !self.delivery.cover(bytes);
+            let is_full = bytes >= self.config.batch_bytes_max || !self.cover();
             if is_full && self.hand_over_sweep().await? == Flow::Stop {
                 return Ok(Flow::Stop);
             }

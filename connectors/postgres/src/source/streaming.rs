@@ -349,7 +349,7 @@ impl Streaming {
     }
 
     /// Takes the memory of the batch being filled from the byte budget.
-    fn cover(&mut self) -> bool {
+    pub(crate) fn cover(&mut self) -> bool {
         let bytes_max = self.config.batch_bytes_max;
         let bytes = self.changes.writer.bytes();
         self.delivery.cover(in_memory(bytes, bytes_max))

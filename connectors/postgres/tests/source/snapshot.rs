@@ -157,6 +157,19 @@ async fn changes_while_a_snapshot_stands_still_are_in_the_topic() {
     assert_eq!(platform.table("p.public.t"), rows(&database, "id, v").await);
 }
 
+/// Several readers, and chunks of 16 KiB.
+const SMALL_CHUNKS: [(&str, &str); 2] = [
+    ("hutong.batch.bytes.max", "65536"),
+    ("snapshot.max.threads", "3"),
+];
+
+/// Waits until all is read, and compares table `t` with what is in its topic.
+async fn is_read(database: &Database, platform: &Platform, running: Running) {
+    platform.until_streaming().await;
+    running.stop().await.unwrap();
+    assert_eq!(platform.table("p.public.t"), rows(database, "id, v").await);
+}
+
 #[tokio::test]
 async fn rows_larger_than_a_chunk_are_read_one_by_one() {
     let database = Database::create(
@@ -164,14 +177,8 @@ async fn rows_larger_than_a_chunk_are_read_one_by_one() {
     )
     .await;
     let platform = Platform::default();
-    let more = [
-        ("hutong.batch.bytes.max", "65536"),
-        ("snapshot.max.threads", "3"),
-    ];
-    let running = Running::start(&database, &platform, &more).await;
-    platform.until_streaming().await;
-    running.stop().await.unwrap();
-    assert_eq!(platform.table("p.public.t"), rows(&database, "id, v").await);
+    let running = Running::start(&database, &platform, &SMALL_CHUNKS).await;
+    is_read(&database, &platform, running).await;
     assert_eq!(platform.events().len(), 20);
     let largest = 320_000;
     assert!(platform.batch_bytes_max() < 65_536 + 4 * largest);
@@ -186,14 +193,8 @@ async fn rows_larger_than_a_chunk_among_others_are_read_by_several_readers() {
     )
     .await;
     let platform = Platform::default();
-    let more = [
-        ("hutong.batch.bytes.max", "65536"),
-        ("snapshot.max.threads", "3"),
-    ];
-    let running = Running::start(&database, &platform, &more).await;
-    platform.until_streaming().await;
-    running.stop().await.unwrap();
-    assert_eq!(platform.table("p.public.t"), rows(&database, "id, v").await);
+    let running = Running::start(&database, &platform, &SMALL_CHUNKS).await;
+    is_read(&database, &platform, running).await;
     assert_eq!(platform.events().len(), 5_000, "a row was repeated");
 }
 
@@ -204,10 +205,6 @@ async fn a_snapshot_ends_although_others_want_the_whole_budget_again_and_again()
     )
     .await;
     let platform = Platform::default();
-    let more = [
-        ("hutong.batch.bytes.max", "65536"),
-        ("snapshot.max.threads", "3"),
-    ];
     let kib: u32 = 512;
     let budget = Arc::new(Semaphore::new(512));
     let others = Arc::clone(&budget);
@@ -217,11 +214,9 @@ async fn a_snapshot_ends_although_others_want_the_whole_budget_again_and_again()
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
     });
-    let running = Running::start_within(&database, &platform, &more, (budget, 512)).await;
-    platform.until_streaming().await;
-    running.stop().await.unwrap();
+    let running = Running::start_within(&database, &platform, &SMALL_CHUNKS, (budget, 512)).await;
+    is_read(&database, &platform, running).await;
     others.abort();
-    assert_eq!(platform.table("p.public.t"), rows(&database, "id, v").await);
     assert_eq!(platform.events().len(), 3_000, "a row was repeated");
 }
 
