@@ -14,7 +14,7 @@ use crate::world::{BINARY, World, ensure, texts};
 const TABLE: &str = "
     create schema dept;
     create table dept.person (
-        id bigint primary key, region char(6) not null, name text not null, phone text not null, n int not null);
+        id bigint primary key, region char(6) not null, name text not null, phone text not null, n int not null, code varchar(10));
     insert into dept.person
         select n, case when n % 4 = 0 then '370100' else '370705' end, 'name ' || n, '1380000' || n, n % 10
         from generate_series(1, 4000) n;";
@@ -227,6 +227,34 @@ async fn a_condition_is_widened_and_narrowed_in_place_while_the_table_changes() 
     )
     .await?;
     assert_eq!(same["version"], 4, "what holds already is no change");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_was_made_wider_is_wider_at_the_subscriber_once_the_view_changes()
+-> Result<()> {
+    let world = begin(&[]).await?;
+    let columns = json!([{ "name": "id" }, { "name": "code" }]);
+    let first = document(&world, "people", columns, Some("n < 5"));
+    share(&world, &first).await?;
+    let row = "id || ' ' || coalesce(code, '~')";
+    let expected = format!("select {row} as row from dept.person where n < 5 order by 1");
+    at_department(
+        &world,
+        "alter table dept.person alter column code type varchar(20);
+         update dept.person set code = 'short' where id = 1;",
+    )
+    .await?;
+    wait_rows(&world, "people", &expected, row).await?;
+
+    let more = json!([{ "name": "id" }, { "name": "code" }, { "name": "n" }]);
+    put(&world, &document(&world, "people", more, Some("n < 5"))).await?;
+    at_department(
+        &world,
+        "update dept.person set code = 'longer than ten' where id = 2",
+    )
+    .await?;
+    wait_rows(&world, "people", &expected, row).await?;
     Ok(())
 }
 

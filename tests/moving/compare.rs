@@ -16,7 +16,7 @@ use super::tail::Tail;
 use crate::world::{World, texts};
 
 /// Longest time from the end of the workload to equal tables.
-const CATCH_UP: Duration = Duration::from_secs(90);
+pub(super) const CATCH_UP: Duration = Duration::from_secs(90);
 /// Longest time from a tombstone to the end of the bytes that it stands for: the segment ends, its
 /// last record is written again, the cleaner passes.
 const CLEANED: Duration = Duration::from_secs(60);

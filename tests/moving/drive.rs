@@ -318,9 +318,31 @@ impl Drive {
         platform.launch_worker(name, location)
     }
 
+    /// Waits until the source has made durable whatever the department has committed by now.
+    async fn wait_delivered(&self) -> Result<()> {
+        let department = &self.stand.world.department;
+        let end = texts(department, "select pg_current_wal_lsn()::text").await?;
+        let end = end.first().context("a log has an end")?;
+        let confirmed = format!(
+            "select confirmed_flush_lsn::text from pg_replication_slots
+             where slot_name = 'reg_{}' and confirmed_flush_lsn >= '{end}'",
+            department.name
+        );
+        until(
+            "the source to have delivered everything",
+            compare::CATCH_UP,
+            async || {
+                let confirmed = texts(department, &confirmed).await?;
+                Ok(confirmed.first().map(|_| ()).ok_or("not yet"))
+            },
+        )
+        .await
+    }
+
     /// Lets everything come to rest and compares it.
     async fn compare(&mut self) -> Result<()> {
         let _pause = self.workload.pause().await;
+        self.wait_delivered().await?;
         let known: Vec<View> = VIEWS
             .into_iter()
             .filter(|view| self.histories.contains_key(view))

@@ -116,10 +116,6 @@ impl<'a> Lane<'a> {
         }
     }
 
-    pub(super) fn types(&self) -> &Types {
-        &self.types
-    }
-
     /// Delivers until it is told to end. What was read and not written is read again.
     pub(super) async fn run(
         mut self,

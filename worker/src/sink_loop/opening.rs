@@ -63,20 +63,17 @@ pub(super) async fn deliver(
     loop {
         let lane = Box::pin(open(shared, index, input, table, &orders)).await?;
         let ended = match lane {
-            Some(lane) => {
-                let types = lane.types().clone();
-                match Box::pin(lane.run(orders.clone())).await {
-                    // The source may have made a column wider since.
-                    Err(Undelivered::Attempt(error)) if error.class == Class::Definite => {
-                        let newer = Types::read(&shared.ctx, input).await;
-                        if newer.map_err(of_topic)? == types {
-                            return Err(Undelivered::Attempt(error));
-                        }
-                        Ended::Retyped
+            Some((lane, began)) => match Box::pin(lane.run(orders.clone())).await {
+                // The source may have made a column wider since.
+                Err(Undelivered::Attempt(error)) if error.class == Class::Definite => {
+                    let now = shape(&shared.ctx, &mut Decoders::default(), input, table).await?;
+                    if now == began {
+                        return Err(Undelivered::Attempt(error));
                     }
-                    ended => ended?,
+                    Ended::Retyped
                 }
-            }
+                ended => ended?,
+            },
             None => Ended::Truncated,
         };
         match ended {
@@ -110,6 +107,13 @@ pub(super) async fn deliver(
     }
 }
 
+/// What the newest schemas of an input say of its table.
+#[derive(Clone, PartialEq)]
+struct Shape {
+    types: Types,
+    target: Target,
+}
+
 /// Takes the input's table over and opens its partitions where they go on; `None` if one of them does
 /// not have what is to be read next.
 async fn open<'a>(
@@ -118,24 +122,22 @@ async fn open<'a>(
     input: &Input,
     table: &TableId,
     orders: &watch::Receiver<Orders>,
-) -> Result<Option<Lane<'a>>, Undelivered> {
+) -> Result<Option<(Lane<'a>, Shape)>, Undelivered> {
     let ctx = &shared.ctx;
     let sink = shared.connect().await?;
     let mut wanted = sink_input(input, orders);
     // Before anything that may not be there yet is asked for.
     sink.withdraw(table, &wanted).await.map_err(of_input)?;
     check_topic(ctx, input).await?;
-    let types = Types::read(ctx, input).await.map_err(of_topic)?;
     let mut decoders = Decoders::default();
-    let target = target(ctx, &mut decoders, &types, input, table.clone()).await;
-    let target = target.map_err(of_input)?;
+    let shape = shape(ctx, &mut decoders, input, table).await?;
     let ends = ctx
         .admin
         .end_offsets(&input.topic, Isolation::ReadCommitted)
         .await
         .map_err(of_topic)?;
     wanted.end_offsets = ends.values().copied().collect();
-    let (writer, starts) = assign(sink, target, &wanted, ctx).await?;
+    let (writer, starts) = assign(sink, shape.target.clone(), &wanted, ctx).await?;
     let mut parts = Vec::new();
     for (partition, start) in (0..).zip(starts) {
         let start = match start {
@@ -164,15 +166,16 @@ async fn open<'a>(
         task = ctx.task.task, topic = input.topic, %table,
         partitions = parts.len(), "a sink delivers into a table"
     );
-    Ok(Some(Lane::new(
+    let lane = Lane::new(
         shared,
         index,
         input.topic.clone(),
         writer,
         decoders,
-        types,
+        shape.types.clone(),
         parts,
-    )))
+    );
+    Ok(Some((lane, shape)))
 }
 
 fn sink_input(input: &Input, orders: &watch::Receiver<Orders>) -> sink::Input {
@@ -217,6 +220,18 @@ async fn check_topic(ctx: &TaskContext, input: &Input) -> Result<(), Undelivered
     Err(Undelivered::Attempt(error.with_hint(
         "write the connector's configuration again, so that the new topic is taken",
     )))
+}
+
+async fn shape(
+    ctx: &TaskContext,
+    decoders: &mut Decoders,
+    input: &Input,
+    table: &TableId,
+) -> Result<Shape, Undelivered> {
+    let types = Types::read(ctx, input).await.map_err(of_topic)?;
+    let target = target(ctx, decoders, &types, input, table.clone()).await;
+    let target = target.map_err(of_input)?;
+    Ok(Shape { types, target })
 }
 
 /// Returns the table as the newest schemas of the input have it.

@@ -422,6 +422,14 @@ impl Platform {
         until("the snapshot ends", || self.is_streaming()).await;
     }
 
+    /// Waits until a table that may not be known yet is read, durably, as are all others.
+    pub(crate) async fn until_read(&self, table: &str) {
+        until(&format!("table {table} is read"), || {
+            self.stored(table).is_some() && self.is_streaming()
+        })
+        .await;
+    }
+
     pub(crate) fn is_streaming(&self) -> bool {
         let positions = self.positions();
         let has_begun = |position: &Value| position.get("preparing").is_none();

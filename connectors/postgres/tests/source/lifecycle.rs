@@ -51,10 +51,7 @@ async fn an_added_table_is_published_and_read_and_a_removed_one_is_forgotten() {
     running.stop().await.unwrap();
 
     let running = Running::start(&database, &platform, &[]).await;
-    until("the table is read again", || {
-        platform.stored("public.u").is_some() && platform.is_streaming()
-    })
-    .await;
+    platform.until_read("public.u").await;
     running.stop().await.unwrap();
     assert_eq!(
         platform.table("p.public.u"),
@@ -99,7 +96,7 @@ async fn a_transaction_that_ran_when_the_table_was_added_is_in_what_is_read() {
         .unwrap();
     assert_eq!(platform.shown("public.u").state, TableState::Waiting);
     second.batch_execute("COMMIT").await.unwrap();
-    platform.until_streaming().await;
+    platform.until_read("public.u").await;
     running.stop().await.unwrap();
     assert_eq!(platform.table("p.public.u"), rows(&database, "u").await);
 }
@@ -268,7 +265,7 @@ async fn a_table_that_is_dropped_says_so_and_its_name_used_again_is_another_tabl
         .execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (2, 'new')")
         .await;
     let running = Running::start(&database, &platform, &more).await;
-    platform.until_streaming().await;
+    platform.until_read("public.t").await;
     running.stop().await.unwrap();
     assert_eq!(platform.table("p.public.t"), ["2,new"]);
 }
