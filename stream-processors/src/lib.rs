@@ -10,9 +10,9 @@
 
 mod decoders;
 mod difference;
+pub mod disk_store;
 mod error;
 mod filter;
-pub mod fjall_store;
 mod header;
 pub mod memory_store;
 mod pending;
@@ -23,8 +23,8 @@ pub mod store;
 pub mod view;
 
 pub use difference::Limits;
+pub use disk_store::DiskStore;
 pub use error::Error;
-pub use fjall_store::FjallStore;
 pub use memory_store::MemoryStore;
 pub use preview::Preview;
 pub use processor::{Input, Processor, Run, Step};

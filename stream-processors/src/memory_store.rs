@@ -98,19 +98,9 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn clear_members(&mut self, view: &ViewId, max: usize) -> Result<bool, Error> {
-        let Some(members) = self.members.get_mut(view) else {
-            return Ok(true);
-        };
-        let first: Vec<Vec<u8>> = members.keys().take(max).cloned().collect();
-        for key in first {
-            members.remove(&key);
-        }
-        if members.is_empty() {
-            self.members.remove(view);
-            return Ok(true);
-        }
-        Ok(false)
+    fn clear_members(&mut self, view: &ViewId) -> Result<(), Error> {
+        self.members.remove(view);
+        Ok(())
     }
 
     fn views(&self) -> Result<Vec<ViewId>, Error> {

@@ -49,7 +49,7 @@ use crate::difference::{self, Limits, Part};
 use crate::filter::Filter;
 use crate::pending::Pending;
 use crate::position::{InputPosition, Progress, VERSION, ViewPosition};
-use crate::store::{Store, StorePosition, ViewId};
+use crate::store::{Store, StorePosition};
 use crate::view::{Effects, InputKey, Row, View};
 
 /// A record of the input.
@@ -70,9 +70,6 @@ impl std::fmt::Debug for Input<'_> {
             .finish_non_exhaustive()
     }
 }
-
-/// Members that are forgotten in one go: some milliseconds.
-const CLEARED_AT_ONCE: usize = 2_000;
 
 /// What a call came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,8 +166,6 @@ pub struct Processor<S> {
     transaction: Option<Option<i64>>,
     /// Memory for the rows of a change, before and after it, and for its key.
     cells: [Vec<Cell<'static>>; 3],
-    /// Members that nobody will ask for, to be forgotten little by little.
-    garbage: Vec<ViewId>,
     /// The time at the last tick, and after what time an append begins another segment of a view's
     /// topic.
     now_ms: i64,
@@ -253,7 +248,6 @@ impl<S: Store> Processor<S> {
             known_rows,
             transaction: None,
             cells: [const { Vec::new() }; 3],
-            garbage: Vec::new(),
             now_ms,
             segment_ms: i64::MAX,
             gone: BTreeSet::new(),

@@ -22,26 +22,24 @@ use crate::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ViewId {
     /// Shared, because each member on its way names its view.
-    bytes: Arc<[u8]>,
+    name: Arc<str>,
+    generation: u32,
 }
 
 impl ViewId {
     /// Names a generation of a view.
     #[must_use]
     pub fn new(name: &str, generation: u32) -> Self {
-        let mut bytes = name.as_bytes().to_vec();
-        bytes.push(0);
-        bytes.extend_from_slice(&generation.to_be_bytes());
         Self {
-            bytes: bytes.into(),
+            name: name.into(),
+            generation,
         }
     }
 
-    /// Returns the bytes that begin the store's keys of these members. No id's bytes begin
-    /// another's, because names contain no zero byte and what follows has a fixed length.
+    /// Returns the view's name and the generation.
     #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
+    pub fn parts(&self) -> (&str, u32) {
+        (&self.name, self.generation)
     }
 }
 
@@ -141,17 +139,9 @@ pub trait Store {
     fn apply(&mut self, batch: &StoreBatch, position: &StorePosition) -> Result<(), Error>;
     /// Forgets all rows and the position.
     fn clear_rows(&mut self) -> Result<(), Error>;
-    /// Forgets up to `max` members of a view and returns whether none is left. Not atomic with anything:
-    /// callers first make the position say that members are not known, or mean members that nobody
-    /// will ask for.
-    fn clear_members(&mut self, view: &ViewId, max: usize) -> Result<bool, Error>;
-    /// Returns the views that have members.
+    /// Forgets the members of a view. Not atomic with anything: callers first make the position say that
+    /// members are not known, or mean members that nobody will ask for.
+    fn clear_members(&mut self, view: &ViewId) -> Result<(), Error>;
+    /// Returns the views that may have members.
     fn views(&self) -> Result<Vec<ViewId>, Error>;
-}
-
-/// Splits a store's key into view and member key.
-pub(crate) fn split_member_key(key: &[u8]) -> Option<(ViewId, &[u8])> {
-    let end = key.iter().position(|byte| *byte == 0)? + 5;
-    let (view, key) = key.split_at_checked(end)?;
-    Some((ViewId { bytes: view.into() }, key))
 }

@@ -234,7 +234,6 @@ fn play(seed: u64) {
             // A batch, cut anywhere, that commits; with a crash before the store has it, or not.
             8..13 => {
                 processor.tick(now_ms, now_ms).unwrap();
-                processor.tidy().unwrap();
                 if kafka
                     .position
                     .as_ref()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hutong_stream_processors::store::{Member, Members, Store, StoreBatch, StorePosition, ViewId};
-use hutong_stream_processors::{FjallStore, MemoryStore};
+use hutong_stream_processors::{DiskStore, MemoryStore};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -53,7 +53,7 @@ fn dump(store: &impl Store) -> Dump {
 fn the_store_on_disk_is_the_store_in_memory_and_survives_being_closed() {
     let folder = tempfile::tempdir().unwrap();
     let mut rng = StdRng::seed_from_u64(7);
-    let mut disk = FjallStore::open(folder.path()).unwrap();
+    let mut disk = DiskStore::open(folder.path()).unwrap();
     let mut memory = MemoryStore::default();
     let views = [
         ViewId::new("a", 1),
@@ -65,7 +65,7 @@ fn the_store_on_disk_is_the_store_in_memory_and_survives_being_closed() {
     for seq in 1..200 {
         let mut key = || vec![rng.random_range(0..3u8); rng.random_range(1..4)];
         let key = key();
-        // Some lie apart from their keys.
+        // Some fill what the store keeps in memory.
         let length = if rng.random_bool(0.2) { 400_000 } else { 3 };
         // As every message does, a row begins with a zero.
         let row = rng
@@ -87,8 +87,8 @@ fn the_store_on_disk_is_the_store_in_memory_and_survives_being_closed() {
         disk.apply(&batch(), &position(seq)).unwrap();
         memory.apply(&batch(), &position(seq)).unwrap();
         if rng.random_bool(0.05) {
-            while !disk.clear_members(&view, 3).unwrap() {}
-            while !memory.clear_members(&view, 3).unwrap() {}
+            disk.clear_members(&view).unwrap();
+            memory.clear_members(&view).unwrap();
         }
         if rng.random_bool(0.03) {
             disk.clear_rows().unwrap();
@@ -96,7 +96,7 @@ fn the_store_on_disk_is_the_store_in_memory_and_survives_being_closed() {
         }
         if rng.random_bool(0.05) {
             drop(disk);
-            disk = FjallStore::open(folder.path()).unwrap();
+            disk = DiskStore::open(folder.path()).unwrap();
         }
         assert_eq!(dump(&disk), dump(&memory), "after {seq}");
         let after = |store: &dyn Store| {
@@ -115,10 +115,10 @@ fn the_store_on_disk_is_the_store_in_memory_and_survives_being_closed() {
 #[test]
 fn a_store_that_is_open_elsewhere_is_not_removed() {
     let folder = tempfile::tempdir().unwrap();
-    let mut first = FjallStore::open(folder.path()).unwrap();
+    let mut first = DiskStore::open(folder.path()).unwrap();
     first.apply(&StoreBatch::default(), &position(3)).unwrap();
-    assert!(FjallStore::open(folder.path()).is_err());
+    assert!(DiskStore::open(folder.path()).is_err());
     drop(first);
-    let again = FjallStore::open(folder.path()).unwrap();
+    let again = DiskStore::open(folder.path()).unwrap();
     assert_eq!(again.position().unwrap(), Some(position(3)));
 }

@@ -456,7 +456,6 @@ pub(crate) fn settle<S: Store>(
 ) {
     for _ in 0..1_000 {
         processor.tick(now_ms, now_ms).unwrap();
-        processor.tidy().unwrap();
         if processor.position().next_offset
             >= table.log.last().map_or(0, |record| record.offset + 1)
         {

@@ -7,9 +7,9 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 use hutong_connectors_core::source::{HostError, LiveKeys};
 use hutong_schemas::class::Class;
+use hutong_state_store as state_store;
 use hutong_transport::KafkaConfig;
 use hutong_transport::reader::{CompactedReader, Event, Message};
 
@@ -17,8 +17,8 @@ use hutong_transport::reader::{CompactedReader, Event, Message};
 const RECORDS_MAX: usize = 4096;
 /// Bytes of keys that are taken into the store at once.
 const BYTES_MAX: usize = 1 << 20;
-/// The store's cache. It is written once and read once.
-const CACHE_BYTES: u64 = 4 << 20;
+/// The keyspace of the scratch store.
+const KEYS: &str = "keys";
 
 /// Lists the live keys of a topic up to its present end, where `before` names an offset for each
 /// partition only those whose newest record lies before it. `dir` is the scratch folder, which is
@@ -53,14 +53,15 @@ pub(crate) async fn list(
             store = on_disk(move || store.write(full)).await?;
         }
         if is_end {
-            return Ok(Box::new(store.into_keys()));
+            let keys = on_disk(move || store.into_keys()).await?;
+            return Ok(Box::new(keys));
         }
     }
 }
 
 /// Runs what may wait for the disk beside the runtime.
 async fn on_disk<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, fjall::Error> + Send + 'static,
+    work: impl FnOnce() -> Result<T, state_store::Error> + Send + 'static,
 ) -> Result<T, HostError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done.map_err(|error| disk_error(&error)),
@@ -71,7 +72,7 @@ async fn on_disk<T: Send + 'static>(
     }
 }
 
-fn disk_error(error: &fjall::Error) -> HostError {
+fn disk_error(error: &state_store::Error) -> HostError {
     let message = format!("could not use the scratch store of live rows: {error}");
     HostError::new(Class::Transient, message).with_hint("make room below the worker's data_dir")
 }
@@ -105,62 +106,74 @@ impl Pending {
     }
 }
 
-/// The scratch store. Its files go when the last handle does.
+/// The scratch store. Its files go with it.
 struct Store {
-    keys: Keyspace,
-    _database: Database,
+    store: state_store::Store,
+    folder: Folder,
+}
+
+/// A folder that is removed at last.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(folder = %self.0.display(), %error, "a scratch folder stays");
+        }
+    }
 }
 
 impl Store {
-    fn create(dir: &Path) -> Result<Self, fjall::Error> {
+    fn create(dir: &Path) -> Result<Self, state_store::Error> {
         match std::fs::remove_dir_all(dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(state_store::Error::Disk {
+                    operation: "remove",
+                    file: dir.display().to_string(),
+                    source,
+                });
+            }
             _ => {}
         }
-        let database = Database::builder(dir)
-            .cache_size(CACHE_BYTES)
-            .temporary(true)
-            .open()?;
-        let keys = database.keyspace("keys", KeyspaceCreateOptions::default)?;
-        Ok(Self {
-            keys,
-            _database: database,
-        })
+        let folder = Folder(dir.to_owned());
+        let store = state_store::Store::open(dir)?;
+        Ok(Self { store, folder })
     }
 
-    fn write(self, pending: Pending) -> Result<Self, fjall::Error> {
+    fn write(self, pending: Pending) -> Result<Self, state_store::Error> {
+        let keys = self.store.ensure_keyspace(KEYS);
+        let mut batch = state_store::Batch::with_capacity(pending.records.len(), pending.bytes);
+        let mut stored = Vec::new();
         for (partition, key, is_row) in pending.records {
-            let mut stored = Vec::with_capacity(4 + key.len());
+            stored.clear();
             stored.extend_from_slice(&partition.to_be_bytes());
             stored.extend_from_slice(&key);
-            if is_row {
-                self.keys.insert(stored, [])?;
-            } else {
-                self.keys.remove(stored)?;
-            }
+            batch.put(keys, &stored, is_row.then_some(&[]));
         }
+        self.store.apply(batch, "")?;
         Ok(self)
     }
 
-    fn into_keys(self) -> Keys {
-        Keys {
-            iter: self.keys.iter(),
-            _store: self,
-        }
+    fn into_keys(self) -> Result<Keys, state_store::Error> {
+        let keys = self.store.ensure_keyspace(KEYS);
+        Ok(Keys {
+            keys: self.store.keys(keys)?,
+            _folder: self.folder,
+        })
     }
 }
 
-/// The list. Fields drop in this order: the iterator before what it reads.
+/// The list. Fields drop in this order: the store, which the keys are of, before its folder.
 struct Keys {
-    iter: fjall::Iter,
-    _store: Store,
+    keys: state_store::Keys,
+    _folder: Folder,
 }
 
 impl Iterator for Keys {
     type Item = Result<(i32, Vec<u8>), HostError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let stored = match self.iter.next()?.key() {
+        let stored = match self.keys.next()? {
             Ok(stored) => stored,
             Err(error) => return Some(Err(disk_error(&error))),
         };
@@ -207,7 +220,7 @@ mod tests {
             second.take(message(partition, key, value), None);
         }
         let store = store.write(first).unwrap().write(second).unwrap();
-        let keys: Vec<_> = store.into_keys().map(Result::unwrap).collect();
+        let keys: Vec<_> = store.into_keys().unwrap().map(Result::unwrap).collect();
         let expected = [(0, "a"), (0, "c"), (1, "b")];
         assert_eq!(keys, expected.map(|(p, key)| (p, key.as_bytes().to_vec())));
         assert!(!dir.exists(), "the scratch store goes with its list");
@@ -231,7 +244,7 @@ mod tests {
             pending.take(message, Some(&[7, 5]));
         }
         let store = store.write(pending).unwrap();
-        let keys: Vec<_> = store.into_keys().map(Result::unwrap).collect();
+        let keys: Vec<_> = store.into_keys().unwrap().map(Result::unwrap).collect();
         assert_eq!(keys, [(0, b"old".to_vec())]);
     }
 }

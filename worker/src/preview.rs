@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hutong_policies::ViewTask;
-use hutong_stream_processors::FjallStore;
+use hutong_stream_processors::DiskStore;
 use hutong_stream_processors::preview::{Counted, Preview};
 use hutong_transport::record::PropertyMistake;
 use serde::Deserialize;
@@ -128,7 +128,7 @@ pub(crate) async fn answer(desks: &Desks, config: &Value) -> (Vec<PropertyMistak
 
 /// Counts, beside the processor that goes on writing to the store.
 pub(crate) async fn count(
-    store: FjallStore,
+    store: DiskStore,
     schemas: Arc<SchemaCache>,
     now: ViewTask,
     then: ViewTask,

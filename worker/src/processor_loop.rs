@@ -65,7 +65,7 @@ use std::time::{Duration, Instant};
 use hutong_policies::ViewTask;
 use hutong_schemas::class::Class;
 use hutong_stream_processors::position::{InputPosition, ViewPosition};
-use hutong_stream_processors::{FjallStore, Processor};
+use hutong_stream_processors::{DiskStore, Processor};
 use hutong_transport::admin::{Isolation, TopicInfo};
 use hutong_transport::producer::{Transaction, TransactionalProducer};
 use hutong_transport::reader::{Message, PartitionReader, Start};
@@ -249,7 +249,7 @@ async fn open_processor(
     ctx: &TaskContext,
     task: &ProcessorTask,
     position: Option<InputPosition>,
-) -> Result<Processor<FjallStore>, TaskError> {
+) -> Result<Processor<DiskStore>, TaskError> {
     let folder = ctx.data_dir.join("state");
     let (partition, topic_id) = (task.partition, task.topic_id.clone());
     let secret = ctx
@@ -259,7 +259,7 @@ async fn open_processor(
     let now_ms = ctx.clock.now_ms();
     let segment_ms = i64::try_from(ctx.view_segment.as_millis()).unwrap_or(i64::MAX);
     let opened = tokio::task::spawn_blocking(move || {
-        let store = FjallStore::open(&folder)?;
+        let store = DiskStore::open(&folder)?;
         let mut processor = Processor::new(
             store,
             partition,
@@ -435,7 +435,6 @@ impl Attempt {
             if !work.batch.is_empty() {
                 return Ok(());
             }
-            work.processor.tidy()?;
             if retry {
                 work.processor.resume_refused()?;
             }

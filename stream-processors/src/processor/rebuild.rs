@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{
-    CLEARED_AT_ONCE, Input, Processor, Step, count, known_row, note_row, split_key, split_value,
-    stored_row,
+    Input, Processor, Step, count, known_row, note_row, split_key, split_value, stored_row,
 };
 use crate::Error;
 use crate::position::Progress;
@@ -13,18 +12,16 @@ use crate::store::{Member, Members, Store, StoreBatch, StorePosition};
 use crate::view::digest;
 
 impl<S: Store> Processor<S> {
-    /// Forgets members of those that will be read anew, and remembers to forget those of views that
-    /// are not here: there may be millions, and the other views wait meanwhile.
+    /// Forgets members of those that will be read anew, and of views that are not here.
     pub(super) fn forget_other_members(&mut self, rebuilt: &[usize]) -> Result<(), Error> {
-        self.garbage.clear();
         for id in self.store.views()? {
-            match self.views.iter().position(|view| view.id == id) {
+            let keeps = match self.views.iter().position(|view| view.id == id) {
                 // A view that has expired holds nothing, whatever this store saw of it last.
-                Some(index) if rebuilt.contains(&index) || self.has_expired(index) => {
-                    while !self.store.clear_members(&id, CLEARED_AT_ONCE)? {}
-                }
-                Some(_) => {}
-                None => self.garbage.push(id),
+                Some(index) => !rebuilt.contains(&index) && !self.has_expired(index),
+                None => false,
+            };
+            if !keeps {
+                self.store.clear_members(&id)?;
             }
         }
         Ok(())
@@ -32,19 +29,6 @@ impl<S: Store> Processor<S> {
 
     fn has_expired(&self, view: usize) -> bool {
         matches!(self.views[view].position.progress, Progress::Expired)
-    }
-
-    /// Forgets some members of views that are gone. To be called between batches.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub fn tidy(&mut self) -> Result<(), Error> {
-        if let Some(id) = self.garbage.last()
-            && self.store.clear_members(id, CLEARED_AT_ONCE)?
-        {
-            self.garbage.pop();
-        }
-        Ok(())
     }
 
     /// Puts a part of a view's topic, read from its beginning, into its members.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::position::SchemaId;
 use hutong_stream_processors::processor::Sealed;
-use hutong_stream_processors::{Error, FjallStore, Input, Limits, Processor, Run, Step};
+use hutong_stream_processors::{DiskStore, Error, Input, Limits, Processor, Run, Step};
 use hutong_transport::reader::Message;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -15,7 +15,7 @@ use crate::task::BatchLimits;
 
 /// The state, and the batch that is being built on it.
 pub(super) struct Work {
-    pub(super) processor: Processor<FjallStore>,
+    pub(super) processor: Processor<DiskStore>,
     /// Read and not applied.
     pub(super) queue: VecDeque<Message>,
     pub(super) batch: Batch,
@@ -94,7 +94,7 @@ fn input(message: &Message) -> Input<'_> {
 }
 
 impl Work {
-    pub(super) fn new(processor: Processor<FjallStore>, limits: BatchLimits) -> Self {
+    pub(super) fn new(processor: Processor<DiskStore>, limits: BatchLimits) -> Self {
         Self {
             processor,
             queue: VecDeque::new(),

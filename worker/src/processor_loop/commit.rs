@@ -14,7 +14,7 @@ use std::time::Instant;
 use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::class::{Class, Classified};
 use hutong_stream_processors::processor::Sealed;
-use hutong_stream_processors::{FjallStore, Run};
+use hutong_stream_processors::{DiskStore, Run};
 use hutong_transport::producer::{Transaction, TransactionalProducer};
 use hutong_transport::reader::PartitionReader;
 
@@ -136,7 +136,7 @@ async fn carry(
     producer: Arc<TransactionalProducer>,
     transaction: Transaction,
     sealed: Arc<Sealed>,
-    mut store: FjallStore,
+    mut store: DiskStore,
     run: Run,
     owner: String,
 ) -> Result<Vec<RecordBatch>, Failed> {

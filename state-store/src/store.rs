@@ -1,0 +1,872 @@
+//! The store, and the thread that writes and merges its runs.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::chunk::Chunk;
+use crate::entry::Key;
+use crate::error::{Error, disk};
+use crate::filter::Hash;
+use crate::manifest::{
+    self, Head, Journal, Manifest, Names, RunName, journal_path, number_of, run_path,
+};
+use crate::merge::{Cursor, Merge};
+use crate::run::{Run, RunWriter, Value};
+
+/// What is gathered in memory until a run is written. While that is done as much again may gather.
+const MEMORY_BYTES: usize = 4 * 1024 * 1024;
+/// Chunks in memory that are smaller are put together, lest a key is looked for in hundreds of them.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// So many runs that were merged equally often are merged into one.
+const RUNS_UNMERGED: usize = 6;
+/// How many entries are merged between two looks at what else is to be done.
+const MERGED_AT_ONCE: usize = 4096;
+
+/// A set of keys that is written and dropped by itself. Valid for the store that gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Keyspace(u32);
+
+/// Changes that enter a store together.
+#[derive(Debug, Default)]
+pub struct Batch {
+    chunk: Chunk,
+    is_too_large: bool,
+}
+
+impl Batch {
+    /// Makes room for so many entries, whose keys and values have so many bytes.
+    #[must_use]
+    pub fn with_capacity(entries: usize, bytes: usize) -> Self {
+        Self {
+            // The lengths of key and value, and the keyspace, are some bytes for each.
+            chunk: Chunk::with_capacity(entries, bytes + entries * 8),
+            is_too_large: false,
+        }
+    }
+
+    /// Sets a key, or removes it. Of a key that is there twice the last counts. In order they are faster.
+    pub fn put(&mut self, keyspace: Keyspace, key: &[u8], value: Option<&[u8]>) {
+        let key = Key {
+            keyspace: keyspace.0,
+            key,
+        };
+        self.is_too_large |= !self.chunk.push(key, value);
+    }
+}
+
+/// A store that is open. Clones are the same store, which others may read while one writes. Functions
+/// block.
+#[derive(Clone, Debug)]
+pub struct Store {
+    opened: Arc<Opened>,
+}
+
+/// Ends when the last clone does.
+#[derive(Debug)]
+struct Opened {
+    shared: Arc<Shared>,
+    background: Option<JoinHandle<()>>,
+    /// Held as long as the store is open.
+    _lock: File,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.shared.lock().is_ending = true;
+        self.shared.changed.notify_all();
+        if let Some(background) = self.background.take() {
+            // It has said what it has to say in `failed`.
+            let _ended = background.join();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    folder: PathBuf,
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
+        let woken = self.changed.wait(inner);
+        woken.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: Arc<State>,
+    journal: Journal,
+    journal_number: u64,
+    next_file: u64,
+    next_keyspace: u32,
+    /// Created since the last batch, and so not durable yet.
+    created: Vec<(String, u32)>,
+    /// What is being written to a run.
+    sealed: Option<Sealed>,
+    /// The journal that says last that keyspaces were dropped, while runs hold entries of them.
+    dropped: Option<u64>,
+    is_ending: bool,
+    /// Why nothing can be written any more.
+    failed: Option<String>,
+}
+
+/// What can be read. Replaced with every change.
+#[derive(Clone, Debug, Default)]
+struct State {
+    meta: Option<Arc<str>>,
+    names: Arc<Names>,
+    /// The newest last.
+    chunks: Vec<Arc<Chunk>>,
+    /// Older than all chunks: on their way into a run.
+    sealed: Vec<Arc<Chunk>>,
+    /// The newest last.
+    runs: Vec<(RunName, Arc<Run>)>,
+}
+
+impl State {
+    /// Returns cursors over everything, the newest first.
+    fn cursors(&self, from: Key<'_>) -> Result<Vec<Cursor>, Error> {
+        let chunks = self.sealed.iter().chain(&self.chunks).rev();
+        let mut cursors: Vec<_> = chunks
+            .map(|chunk| Cursor::of_chunk(chunk, Some(from)))
+            .collect();
+        for (_, run) in self.runs.iter().rev() {
+            cursors.push(Cursor::of_run(run, Some(from))?);
+        }
+        Ok(cursors)
+    }
+
+    fn get<T>(&self, key: Key<'_>, found: impl Fn(Option<&[u8]>) -> T) -> Result<Option<T>, Error> {
+        for chunk in self.chunks.iter().rev().chain(self.sealed.iter().rev()) {
+            if let Some(entry) = chunk.get(key) {
+                return Ok(Some(found(entry.value)));
+            }
+        }
+        let hash = Hash::of(key);
+        for (_, run) in self.runs.iter().rev() {
+            if let Some(value) = run.get(key, hash, &found)? {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Bytes of what is not being written to a run yet.
+    fn memory(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.memory()).sum()
+    }
+
+    /// Adds a chunk, and puts small ones together.
+    fn push(&mut self, chunk: Chunk) {
+        let mut chunk = Arc::new(chunk);
+        while let Some(before) = self.chunks.last()
+            && before.memory() < 2 * chunk.memory()
+            && before.memory() + chunk.memory() <= CHUNK_BYTES
+        {
+            chunk = Arc::new(put_together(before, &chunk));
+            self.chunks.pop();
+        }
+        self.chunks.push(chunk);
+    }
+}
+
+/// Returns the entries of two chunks, where both have one that of the newer.
+fn put_together(older: &Arc<Chunk>, newer: &Arc<Chunk>) -> Chunk {
+    let bytes = older.as_bytes().len() + newer.as_bytes().len();
+    let mut both = Chunk::with_capacity(older.len() + newer.len(), bytes);
+    let (mut at, mut newer_at) = (0, 0);
+    loop {
+        let entry = match (older.entry(at), newer.entry(newer_at)) {
+            (Some(old), Some(new)) if old.key < new.key => {
+                at += 1;
+                old
+            }
+            (old, Some(new)) => {
+                at += usize::from(old.is_some_and(|old| old.key == new.key));
+                newer_at += 1;
+                new
+            }
+            (Some(old), None) => {
+                at += 1;
+                old
+            }
+            (None, None) => return both,
+        };
+        both.push(entry.key, entry.value);
+    }
+}
+
+/// What a manifest says once sealed chunks are in a run.
+#[derive(Debug)]
+struct Sealed {
+    meta: Option<Arc<str>>,
+    names: Arc<Names>,
+    next_keyspace: u32,
+    /// The first journal of what came later.
+    journal: u64,
+    /// The file to be written.
+    run: u64,
+}
+
+impl Store {
+    /// Opens or creates a store in a folder. One that is broken is removed and begun anew.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] while somebody else has it open, [`Error::Disk`].
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        fs::create_dir_all(folder).map_err(disk("create", folder))?;
+        let path = folder.join("lock");
+        let lock = File::create(&path).map_err(disk("open", &path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::Locked),
+            Err(TryLockError::Error(source)) => return Err(disk("lock", &path)(source)),
+        }
+        let opened = match Loaded::load(folder) {
+            Err(Error::Broken { .. }) => {
+                empty(folder)?;
+                Loaded::load(folder)?
+            }
+            opened => opened?,
+        };
+        let shared = Arc::new(Shared {
+            folder: folder.to_owned(),
+            inner: Mutex::new(opened.inner),
+            changed: Condvar::new(),
+        });
+        let background = Background {
+            shared: Arc::clone(&shared),
+            manifest: opened.manifest,
+        };
+        let background = std::thread::Builder::new()
+            .name("state-store".to_owned())
+            .spawn(move || background.run())
+            .map_err(disk("begin to merge", folder))?;
+        Ok(Self {
+            opened: Arc::new(Opened {
+                shared,
+                background: Some(background),
+                _lock: lock,
+            }),
+        })
+    }
+
+    fn state(&self) -> Arc<State> {
+        Arc::clone(&self.opened.shared.lock().state)
+    }
+
+    /// Returns what the last batch said that the store reflects.
+    #[must_use]
+    pub fn meta(&self) -> Option<Arc<str>> {
+        self.state().meta.clone()
+    }
+
+    /// Returns a keyspace, if it is there.
+    #[must_use]
+    pub fn keyspace(&self, name: &str) -> Option<Keyspace> {
+        self.state().names.get(name).copied().map(Keyspace)
+    }
+
+    /// Returns the names of the keyspaces.
+    #[must_use]
+    pub fn keyspaces(&self) -> Vec<String> {
+        self.state().names.keys().cloned().collect()
+    }
+
+    /// Returns a keyspace, which is made if it is not there. It is durable with the next batch.
+    pub fn ensure_keyspace(&self, name: &str) -> Keyspace {
+        let mut inner = self.opened.shared.lock();
+        if let Some(number) = inner.state.names.get(name) {
+            return Keyspace(*number);
+        }
+        let number = inner.next_keyspace;
+        inner.next_keyspace += 1;
+        inner.created.push((name.to_owned(), number));
+        let state = Arc::make_mut(&mut inner.state);
+        Arc::make_mut(&mut state.names).insert(name.to_owned(), number);
+        Keyspace(number)
+    }
+
+    /// Reads a key, and calls `found` with its value if it is there.
+    ///
+    /// # Errors
+    /// [`Error::Disk`]; [`Error::Broken`], then the store is begun anew when it is opened next.
+    pub fn get<T>(
+        &self,
+        keyspace: Keyspace,
+        key: &[u8],
+        found: impl Fn(&[u8]) -> T,
+    ) -> Result<Option<T>, Error> {
+        let key = Key {
+            keyspace: keyspace.0,
+            key,
+        };
+        let value = self.state().get(key, |value| value.map(&found));
+        self.noted(value.map(Option::flatten))
+    }
+
+    /// Visits the entries of a keyspace behind a key, or all, in order, until `visit` returns false.
+    /// They are those of this moment.
+    ///
+    /// # Errors
+    /// As [`Store::get`], and those of `visit`.
+    pub fn visit_after<E: From<Error>>(
+        &self,
+        keyspace: Keyspace,
+        after: Option<&[u8]>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        let from = Key {
+            keyspace: keyspace.0,
+            key: after.unwrap_or_default(),
+        };
+        let cursors = self.noted(self.state().cursors(from))?;
+        let mut merge = Merge::new(cursors);
+        while let Some((key, value)) = merge.entry() {
+            if key.keyspace != keyspace.0 {
+                break;
+            }
+            let goes_on = match value {
+                _ if after == Some(key.key) => true,
+                Value::Removed => true,
+                Value::Here(value) => visit(key.key, value)?,
+                Value::Apart(large) => {
+                    let value = self.noted(large.read())?;
+                    visit(key.key, &value)?
+                }
+            };
+            if !goes_on {
+                break;
+            }
+            self.noted(merge.advance())?;
+        }
+        Ok(())
+    }
+
+    /// Returns the keys of a keyspace, in order, as they are at this moment.
+    ///
+    /// # Errors
+    /// As [`Store::get`], also of each item.
+    pub fn keys(&self, keyspace: Keyspace) -> Result<Keys, Error> {
+        let from = Key {
+            keyspace: keyspace.0,
+            key: &[],
+        };
+        let merge = Merge::new(self.noted(self.state().cursors(from))?);
+        Ok(Keys {
+            store: self.clone(),
+            keyspace,
+            merge,
+        })
+    }
+
+    /// Makes a batch durable, and what the store reflects with it, all or nothing. Waits while as much
+    /// as may is in memory.
+    ///
+    /// # Errors
+    /// [`Error::Disk`], and [`Error::Failed`] ever after: the store must be opened again.
+    pub fn apply(&self, mut batch: Batch, meta: &str) -> Result<(), Error> {
+        if batch.is_too_large {
+            return Err(Error::Failed("a batch is larger than 4 GiB".to_owned()));
+        }
+        batch.chunk.sort();
+        let mut inner = self.make_room()?;
+        let head = Head {
+            meta: Some(meta.to_owned()),
+            created: std::mem::take(&mut inner.created),
+            dropped: Vec::new(),
+        };
+        inner.write(&head, batch.chunk.as_bytes())?;
+        let state = Arc::make_mut(&mut inner.state);
+        state.meta = Some(meta.into());
+        if batch.chunk.len() > 0 {
+            state.push(batch.chunk);
+        }
+        if inner.state.memory() >= MEMORY_BYTES && inner.sealed.is_none() {
+            inner.seal(&self.opened.shared.folder)?;
+            self.opened.shared.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Drops keyspaces with all that they hold, and with them what the store reflects if `meta` is
+    /// `None`.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    pub fn drop_keyspaces(&self, names: &[&str], meta: Option<&str>) -> Result<(), Error> {
+        let mut inner = self.make_room()?;
+        let dropped: Vec<u32> = names
+            .iter()
+            .filter_map(|name| inner.state.names.get(*name).copied())
+            .collect();
+        let head = Head {
+            meta: meta.map(str::to_owned),
+            created: std::mem::take(&mut inner.created),
+            dropped,
+        };
+        inner.write(&head, &[])?;
+        let state = Arc::make_mut(&mut inner.state);
+        state.meta = meta.map(Into::into);
+        Arc::make_mut(&mut state.names).retain(|_, number| !head.dropped.contains(number));
+        let is_empty = state.runs.is_empty() && state.sealed.is_empty() && state.chunks.is_empty();
+        if !head.dropped.is_empty() && !is_empty {
+            // It leaves the disk soon, however little is written from now on.
+            inner.dropped = Some(inner.journal_number);
+            self.opened.shared.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Waits until there is memory for a batch.
+    fn make_room(&self) -> Result<MutexGuard<'_, Inner>, Error> {
+        let shared = &self.opened.shared;
+        let mut inner = shared.lock();
+        loop {
+            if let Some(failed) = &inner.failed {
+                return Err(Error::Failed(failed.clone()));
+            }
+            if inner.sealed.is_none() || inner.state.memory() < MEMORY_BYTES {
+                return Ok(inner);
+            }
+            inner = shared.wait(inner);
+        }
+    }
+
+    /// Passes a result on. After one that says that a file is broken the store is not opened again.
+    fn noted<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(error @ Error::Broken { .. }) = &result {
+            let shared = &self.opened.shared;
+            let mut inner = shared.lock();
+            inner.failed.get_or_insert_with(|| error.to_string());
+            // Without it nothing of the rest counts. If it cannot be removed, the next who opens the
+            // store finds what was found here.
+            let _removed = Manifest::remove(&shared.folder);
+        }
+        result
+    }
+}
+
+/// Goes through keys.
+pub struct Keys {
+    store: Store,
+    keyspace: Keyspace,
+    merge: Merge,
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keys")
+            .field("keyspace", &self.keyspace)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Iterator for Keys {
+    type Item = Result<Vec<u8>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let (key, value) = self.merge.entry()?;
+            if key.keyspace != self.keyspace.0 {
+                return None;
+            }
+            let is_there = !matches!(value, Value::Removed);
+            let found = is_there.then(|| key.key.to_vec());
+            if let Err(error) = self.store.noted(self.merge.advance()) {
+                return Some(Err(error));
+            }
+            if let Some(key) = found {
+                return Some(Ok(key));
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Writes a record. One that was written in part makes what follows unreadable.
+    fn write(&mut self, head: &Head, entries: &[u8]) -> Result<(), Error> {
+        let written = self.journal.write(head, entries);
+        if let Err(error) = &written {
+            self.failed = Some(error.to_string());
+        }
+        written
+    }
+
+    /// Gives what is in memory to be written to a run, and begins another journal. Nothing else may be
+    /// on that way.
+    fn seal(&mut self, folder: &Path) -> Result<(), Error> {
+        let journal = self.journal.next(folder, self.journal_number + 1);
+        self.journal = journal.inspect_err(|error| self.failed = Some(error.to_string()))?;
+        self.journal_number += 1;
+        let state = Arc::make_mut(&mut self.state);
+        state.sealed = std::mem::take(&mut state.chunks);
+        self.sealed = Some(Sealed {
+            meta: state.meta.clone(),
+            names: Arc::clone(&state.names),
+            next_keyspace: self.next_keyspace,
+            journal: self.journal_number,
+            run: self.next_file,
+        });
+        self.next_file += 1;
+        Ok(())
+    }
+}
+
+/// What was found in a folder.
+struct Loaded {
+    manifest: Manifest,
+    inner: Inner,
+}
+
+impl Loaded {
+    fn load(folder: &Path) -> Result<Self, Error> {
+        let found = Manifest::read(folder)?;
+        let manifest = found.unwrap_or_default();
+        let mut state = State {
+            meta: manifest.meta.as_deref().map(Into::into),
+            names: Arc::new(manifest.names.clone()),
+            ..State::default()
+        };
+        for name in &manifest.runs {
+            let run = Run::open(&run_path(folder, name.number))?;
+            state.runs.push((*name, Arc::new(run)));
+        }
+        let mut next_keyspace = manifest.next_keyspace;
+        let mut dropped = None;
+        // Each must follow the one before: after a crash of the machine one may have lost its end,
+        // and what comes behind the gap is not the state of any moment.
+        let mut number = manifest.journal;
+        let mut records = None;
+        let mut journals = tidy(folder, &manifest)?;
+        while journals.remove(&number) {
+            let replayed = manifest::replay(folder, number, records, |head, chunk| {
+                let names = Arc::make_mut(&mut state.names);
+                for (name, keyspace) in head.created {
+                    next_keyspace = next_keyspace.max(keyspace + 1);
+                    names.insert(name, keyspace);
+                }
+                if !head.dropped.is_empty() {
+                    dropped = Some(number);
+                }
+                names.retain(|_, keyspace| !head.dropped.contains(keyspace));
+                state.meta = head.meta.map(Into::into);
+                if chunk.len() > 0 {
+                    state.push(chunk);
+                }
+            })?;
+            let Some(replayed) = replayed else {
+                journals.insert(number);
+                break;
+            };
+            records = Some(replayed);
+            number += 1;
+        }
+        for number in journals {
+            let path = journal_path(folder, number);
+            fs::remove_file(&path).map_err(disk("remove", &path))?;
+        }
+        let inner = Inner {
+            state: Arc::new(state),
+            journal: Journal::create(folder, number, records.unwrap_or(0))?,
+            journal_number: number,
+            next_file: manifest.next_file,
+            next_keyspace,
+            created: Vec::new(),
+            sealed: None,
+            dropped,
+            is_ending: false,
+            failed: None,
+        };
+        Ok(Self { manifest, inner })
+    }
+}
+
+/// Removes files that no manifest names, and returns the journals, in order.
+fn tidy(folder: &Path, manifest: &Manifest) -> Result<BTreeSet<u64>, Error> {
+    let mut journals = BTreeSet::new();
+    for (is_run, number) in files(folder)? {
+        let path = if is_run {
+            run_path(folder, number)
+        } else {
+            journal_path(folder, number)
+        };
+        let is_needed = if is_run {
+            manifest.runs.iter().any(|run| run.number == number)
+        } else {
+            number >= manifest.journal
+        };
+        if !is_needed {
+            fs::remove_file(&path).map_err(disk("remove", &path))?;
+        } else if !is_run {
+            journals.insert(number);
+        }
+    }
+    Ok(journals)
+}
+
+/// Removes all that a store has in a folder.
+fn empty(folder: &Path) -> Result<(), Error> {
+    Manifest::remove(folder)?;
+    tidy(
+        folder,
+        &Manifest {
+            journal: u64::MAX,
+            ..Manifest::default()
+        },
+    )?;
+    Ok(())
+}
+
+fn files(folder: &Path) -> Result<Vec<(bool, u64)>, Error> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(disk("list", folder))? {
+        let entry = entry.map_err(disk("list", folder))?;
+        found.extend(number_of(&entry.file_name().to_string_lossy()));
+    }
+    Ok(found)
+}
+
+/// Writes what is sealed to runs, and merges them.
+struct Background {
+    shared: Arc<Shared>,
+    /// As it is in its file.
+    manifest: Manifest,
+}
+
+/// The keyspaces that are there.
+struct Live {
+    numbers: BTreeSet<u32>,
+    /// The one that was asked for last: mostly it is asked for again.
+    last: Option<(u32, bool)>,
+}
+
+impl Live {
+    fn new(names: &Names) -> Self {
+        Self {
+            numbers: names.values().copied().collect(),
+            last: None,
+        }
+    }
+
+    fn has(&mut self, key: Key<'_>) -> bool {
+        if let Some((keyspace, is_live)) = self.last
+            && keyspace == key.keyspace
+        {
+            return is_live;
+        }
+        let is_live = self.numbers.contains(&key.keyspace);
+        self.last = Some((key.keyspace, is_live));
+        is_live
+    }
+}
+
+/// Runs that become one.
+struct Job {
+    /// Where they are among all.
+    runs: std::ops::Range<usize>,
+    tier: u32,
+}
+
+/// Decides what to merge.
+fn job(inner: &mut Inner) -> Option<Job> {
+    let runs = &inner.state.runs;
+    let tier = |index: usize| runs[index].0.tier;
+    if inner.dropped.take().is_some() && !runs.is_empty() {
+        return Some(Job {
+            runs: 0..runs.len(),
+            tier: tier(0),
+        });
+    }
+    // Of the newest run's tier on: tiers rise with age.
+    let mut end = runs.len();
+    while end > 0 {
+        let of_tier = (0..end)
+            .rev()
+            .take_while(|index| tier(*index) == tier(end - 1));
+        let count = of_tier.count();
+        if count >= RUNS_UNMERGED {
+            return Some(Job {
+                runs: end - count..end,
+                tier: tier(end - 1) + 1,
+            });
+        }
+        end -= count;
+    }
+    None
+}
+
+impl Background {
+    fn run(mut self) {
+        loop {
+            let shared = Arc::clone(&self.shared);
+            let mut inner = shared.lock();
+            let done = loop {
+                if inner.is_ending || inner.failed.is_some() {
+                    return;
+                }
+                if inner.sealed.is_some() {
+                    drop(inner);
+                    break self.write_sealed();
+                }
+                if inner
+                    .dropped
+                    .is_some_and(|journal| journal >= self.manifest.journal)
+                {
+                    // Which keyspaces are gone must be in the manifest before their entries are.
+                    if let Err(error) = inner.seal(&shared.folder) {
+                        break Err(error);
+                    }
+                    continue;
+                }
+                if let Some(job) = job(&mut inner) {
+                    drop(inner);
+                    break self.merge(&job);
+                }
+                inner = shared.wait(inner);
+            };
+            if let Err(error) = done {
+                shared.lock().failed = Some(error.to_string());
+                shared.changed.notify_all();
+                return;
+            }
+        }
+    }
+
+    fn write_sealed(&mut self) -> Result<(), Error> {
+        let folder = &self.shared.folder;
+        let (chunks, is_oldest, mut live, number) = {
+            let inner = self.shared.lock();
+            let sealed = inner.sealed.as_ref().expect("only this thread takes it");
+            let (chunks, is_oldest) = (inner.state.sealed.clone(), inner.state.runs.is_empty());
+            (chunks, is_oldest, Live::new(&sealed.names), sealed.run)
+        };
+        let entries = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        let newest_first = chunks.iter().rev();
+        let cursors = newest_first.map(|chunk| Cursor::of_chunk(chunk, None));
+        let mut merge = Merge::new(cursors.collect());
+        let mut writer = RunWriter::create(&run_path(folder, number), entries)?;
+        while let Some((key, value)) = merge.entry() {
+            // A removal that hides nothing need not be there.
+            let is_gone = is_oldest && matches!(value, Value::Removed);
+            if !is_gone && live.has(key) {
+                writer.put(key, &value)?;
+            }
+            merge.advance()?;
+        }
+        drop((merge, chunks));
+        let run = writer.finish()?.map(|run| {
+            let name = RunName { number, tier: 0 };
+            (name, Arc::new(run))
+        });
+
+        let mut inner = self.shared.lock();
+        let sealed = inner.sealed.take().expect("only this thread takes it");
+        let mut manifest = self.manifest.clone();
+        manifest.meta = sealed.meta.as_deref().map(str::to_owned);
+        manifest.names = (*sealed.names).clone();
+        manifest.next_keyspace = sealed.next_keyspace;
+        manifest.next_file = inner.next_file;
+        manifest.runs.extend(run.as_ref().map(|(name, _)| *name));
+        let journals = manifest.journal..sealed.journal;
+        manifest.journal = sealed.journal;
+        manifest.write(folder)?;
+        self.manifest = manifest;
+        let state = Arc::make_mut(&mut inner.state);
+        state.sealed.clear();
+        state.runs.extend(run);
+        drop(inner);
+        self.shared.changed.notify_all();
+        for number in journals {
+            let path = journal_path(folder, number);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(disk("remove", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Merges runs into one. What is sealed meanwhile is written in between.
+    fn merge(&mut self, job: &Job) -> Result<(), Error> {
+        let (inputs, number) = {
+            let mut inner = self.shared.lock();
+            inner.next_file += 1;
+            (
+                inner.state.runs[job.runs.clone()].to_vec(),
+                inner.next_file - 1,
+            )
+        };
+        let path = run_path(&self.shared.folder, number);
+        let entries = inputs.iter().map(|(_, run)| run.entries).sum();
+        let cursors = inputs
+            .iter()
+            .rev()
+            .map(|(_, run)| Cursor::of_run(run, None));
+        let mut merge = Merge::new(cursors.collect::<Result<_, _>>()?);
+        let is_oldest = job.runs.start == 0;
+        // As the manifest has it: a crash must not bring a keyspace back without its entries.
+        let mut live = Live::new(&self.manifest.names);
+        let mut writer = RunWriter::create(&path, entries)?;
+        let mut left = MERGED_AT_ONCE;
+        while let Some((key, value)) = merge.entry() {
+            let is_gone = is_oldest && matches!(value, Value::Removed);
+            if !is_gone && live.has(key) {
+                writer.put(key, &value)?;
+            }
+            merge.advance()?;
+            left -= 1;
+            if left == 0 {
+                left = MERGED_AT_ONCE;
+                if !self.goes_on()? {
+                    drop(writer);
+                    return fs::remove_file(&path).map_err(disk("remove", &path));
+                }
+            }
+        }
+        let name = RunName {
+            number,
+            tier: job.tier,
+        };
+        let run = writer.finish()?.map(|run| (name, Arc::new(run)));
+
+        let mut inner = self.shared.lock();
+        let mut manifest = self.manifest.clone();
+        let merged = run.as_ref().map(|(name, _)| *name);
+        manifest.runs.splice(job.runs.clone(), merged);
+        manifest.next_file = inner.next_file;
+        manifest.write(&self.shared.folder)?;
+        self.manifest = manifest;
+        let runs = &mut Arc::make_mut(&mut inner.state).runs;
+        runs.splice(job.runs.clone(), run);
+        drop(inner);
+        for (_, run) in &inputs {
+            // Who reads it goes on with the open file.
+            fs::remove_file(run.path()).map_err(disk("remove", run.path()))?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is sealed, in the midst of a merge, and returns whether to go on with that.
+    fn goes_on(&mut self) -> Result<bool, Error> {
+        let inner = self.shared.lock();
+        let (is_ending, is_sealed) = (inner.is_ending, inner.sealed.is_some());
+        drop(inner);
+        if is_sealed && !is_ending {
+            self.write_sealed()?;
+        }
+        Ok(!is_ending)
+    }
+}
