@@ -23,6 +23,12 @@ impl OwnedNumeric {
         }
     }
 
+    /// Returns the number if it is written without decimals and fits.
+    pub(crate) fn to_i64(&self) -> Option<i64> {
+        let value = to_i128(&self.unscaled).filter(|_| self.scale == 0)?;
+        i64::try_from(value).ok()
+    }
+
     pub(crate) fn as_numeric(&self) -> Numeric<'_> {
         Numeric {
             unscaled: &self.unscaled,

@@ -285,14 +285,28 @@ impl Mask {
 }
 
 fn stars(text: &str, first: u32, last: u32, out: &mut String) {
-    let length = text.chars().count();
+    let is_ascii = text.is_ascii();
+    let length = if is_ascii {
+        text.len()
+    } else {
+        text.chars().count()
+    };
     let first = usize::try_from(first).unwrap_or(usize::MAX);
     let last = usize::try_from(last).unwrap_or(usize::MAX);
-    let hides_all = length <= first.saturating_add(last);
-    for (index, character) in text.chars().enumerate() {
-        let shown = !hides_all && (index < first || index >= length - last);
-        out.push(if shown { character } else { '*' });
-    }
+    let Some(hidden) = length
+        .checked_sub(first.saturating_add(last))
+        .filter(|hidden| *hidden > 0)
+    else {
+        return out.extend(std::iter::repeat_n('*', length));
+    };
+    let place = |character: usize| match text.char_indices().nth(character) {
+        _ if is_ascii => character,
+        Some((place, _)) => place,
+        None => text.len(),
+    };
+    out.push_str(&text[..place(first)]);
+    out.extend(std::iter::repeat_n('*', hidden));
+    out.push_str(&text[place(first + hidden)..]);
 }
 
 fn year(sql_type: SqlType, cell: Cell<'_>, out: &mut String) -> Masked {

@@ -50,6 +50,24 @@ impl RecordBatch {
         self.buffer.capacity() + self.records.capacity() * std::mem::size_of::<Record>()
     }
 
+    /// Takes the batch, and leaves an empty one with room for as much: mostly the next is as large, and
+    /// memory that grows is copied.
+    #[must_use]
+    pub fn replace(&mut self) -> Self {
+        let bytes = self.buffer.len();
+        let next = Self {
+            // The last record makes it a little larger than the one before.
+            buffer: Vec::with_capacity(if bytes > KEPT_BYTES {
+                0
+            } else {
+                bytes + bytes / 64
+            }),
+            topics: Vec::new(),
+            records: Vec::with_capacity(self.records.len()),
+        };
+        std::mem::replace(self, next)
+    }
+
     /// Empties the batch and keeps its memory, as far as [`empty`] does.
     pub fn clear(&mut self) {
         empty(&mut self.buffer);

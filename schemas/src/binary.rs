@@ -18,7 +18,10 @@ pub(crate) fn put_long(value: i64, out: &mut Vec<u8>) {
         rest >>= 7;
     }
     bytes[length] = rest.to_le_bytes()[0];
-    out.extend_from_slice(&bytes[..=length]);
+    // As many as there can be, and what is too much taken back: a copy of a known length is no call.
+    let begin = out.len();
+    out.extend_from_slice(&bytes);
+    out.truncate(begin + length + 1);
 }
 
 /// A value of so many bytes is large beside the rest of its record.

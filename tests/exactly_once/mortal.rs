@@ -64,6 +64,9 @@ impl Victim {
     }
 }
 
+/// Longer than a broker needs to end a transaction.
+const ENDING: Duration = Duration::from_millis(500);
+
 /// A platform with a worker for each kind of task, on servers of its own.
 pub(crate) struct Mortal {
     pub(crate) world: World,
@@ -131,7 +134,7 @@ impl Mortal {
             Some((fault, whose)) => self.hold(fault, whose).await?,
         };
         match victim {
-            Victim::Broker => self.kafka.kill(),
+            Victim::Broker => self.kill_broker().await?,
             Victim::SourceDatabase => self.source_database.kill(),
             Victim::SubscriberDatabase => self.subscriber_database.kill(),
             Victim::ControlPlane => self.world.platform.kill("control-plane")?,
@@ -152,6 +155,23 @@ impl Mortal {
             }
         }
         Ok(is_open)
+    }
+
+    /// Kills the broker while no transaction is just ending: of one that is, it may leave the end out
+    /// in some partitions when it is back, and nobody can read behind it then (KAFKA-20734).
+    /// Transactions that are open stay so.
+    async fn kill_broker(&mut self) -> Result<()> {
+        let workers = VICTIMS.into_iter().filter_map(Victim::worker);
+        let workers: Vec<&str> = workers.map(|(name, _)| name).collect();
+        for name in &workers {
+            self.world.platform.process(name)?.freeze()?;
+        }
+        tokio::time::sleep(ENDING).await;
+        self.kafka.kill();
+        for name in &workers {
+            self.world.platform.process(name)?.thaw()?;
+        }
+        Ok(())
     }
 
     /// Waits until a worker stands before a commit. Returns false if none came to one, because the

@@ -51,6 +51,22 @@ pub enum Error {
         /// How long it was waited for.
         after: Duration,
     },
+    /// Records behind an open transaction cannot be read, and it has been open for longer than any of
+    /// ours may be.
+    #[error(
+        "topic {topic} partition {partition} cannot be read behind offset {offset}: a transaction has been open there for {} ms",
+        after.as_millis()
+    )]
+    TransactionLeftOpen {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The last stable offset.
+        offset: i64,
+        /// How long it was waited for.
+        after: Duration,
+    },
     /// Whether the transaction was committed is not known: only a successor that fences this
     /// producer and then reads the stored position can tell.
     #[error("the outcome of a commit of {transactional_id} is not known")]
@@ -187,7 +203,9 @@ impl Classified for Error {
                 Class::Transient
             }
             Self::Client(_) => Class::Definite,
-            Self::TimedOut { .. } | Self::Scripted(_) => Class::Transient,
+            Self::TimedOut { .. } | Self::TransactionLeftOpen { .. } | Self::Scripted(_) => {
+                Class::Transient
+            }
             Self::BatchInconsistent { .. } => Class::Fatal,
         }
     }
@@ -216,6 +234,9 @@ impl Classified for Error {
             )),
             Self::RecordTooLarge { topic, .. } => Some(format!(
                 "raise max.message.bytes of topic {topic} and message.max.bytes below kafka:"
+            )),
+            Self::TransactionLeftOpen { topic, .. } => Some(format!(
+                "a broker that was restarted may have left out the end of a transaction (KAFKA-20734): look for it with kafka-transactions.sh find-hanging --topic {topic}, and see \"A transaction that nobody ends\" in the operations manual"
             )),
             Self::RecordTooNew { .. } => Some("upgrade this process".to_owned()),
             Self::NoAuthorizer => Some(

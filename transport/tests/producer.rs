@@ -8,7 +8,7 @@ use hutong_transport::Error;
 use hutong_transport::admin::TopicSpec;
 use hutong_transport::faults::{self, Fault};
 use hutong_transport::names::partition_of_record_key;
-use hutong_transport::producer::{PlainProducer, PlainRecord, Transaction};
+use hutong_transport::producer::{PlainProducer, PlainRecord, Transaction, TransactionalProducer};
 use hutong_transport::reader::Start;
 use serde_json::json;
 
@@ -105,6 +105,51 @@ async fn a_zombie_is_fenced_by_its_successor_and_nothing_of_it_is_seen() {
     let positions = in_time(successor.positions(LOCATION, owner)).await.unwrap();
     assert_eq!(positions[""], json!({"at": 3}));
     fixture.delete(&["zombie"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_stays_open_is_named_to_who_cannot_read_behind_it() {
+    let fixture = Fixture::with_positions().await;
+    let owner = "processor/t/1";
+    let other = fixture.producer("other").await;
+    let held = faults::arm(
+        &fixture.cluster.transactional_id("other"),
+        Fault::HoldBeforeCommit,
+        1,
+    );
+    let open = Transaction {
+        positions: vec![position(owner, "", Some(json!({"at": 1})))],
+        ..Transaction::default()
+    };
+    let commit = tokio::spawn(async move { other.commit(open).await });
+    in_time(held.fired()).await;
+
+    let impatient = fixture
+        .config
+        .with("transaction.timeout.ms", "1000")
+        .unwrap();
+    let id = fixture.cluster.transactional_id(owner);
+    let started = TransactionalProducer::start(&impatient, &fixture.cluster, &id);
+    let producer = in_time(started).await.unwrap();
+    let error = in_time(producer.positions(LOCATION, owner))
+        .await
+        .unwrap_err();
+    assert_eq!(error.class(), Class::Transient, "{error}");
+    let text = format!("{error} | {}", error.hint().unwrap());
+    assert!(
+        text.contains("a transaction has been open there for 21000 ms"),
+        "{text}"
+    );
+    assert!(
+        text.contains("kafka-transactions.sh find-hanging --topic"),
+        "{text}"
+    );
+
+    held.release();
+    in_time(commit).await.unwrap().unwrap();
+    let positions = in_time(producer.positions(LOCATION, owner)).await.unwrap();
+    assert_eq!(positions[""], json!({"at": 1}));
+    fixture.delete(&[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

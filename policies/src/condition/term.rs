@@ -143,6 +143,14 @@ pub(super) fn trimmed(text: &[u8]) -> &[u8] {
 }
 
 impl Constant {
+    /// Makes a constant of the exact domain. Integers are compared as such.
+    pub(super) fn exact(number: OwnedNumeric) -> Self {
+        match number.to_i64() {
+            Some(integer) => Self::Int(integer),
+            None => Self::Exact(number),
+        }
+    }
+
     pub(super) fn value(&self) -> Value<'_> {
         match self {
             Self::Bool(value) => Value::Bool(*value),

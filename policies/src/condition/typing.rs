@@ -224,7 +224,7 @@ pub(super) fn constant(operand: &Operand, kind: Kind, domain: Domain) -> Result<
         OperandKind::Number(text) => match domain {
             Domain::Float4 => literal::float4(text).map(Constant::Float4).map_err(invalid),
             Domain::Float8 => literal::float8(text).map(Constant::Float8).map_err(invalid),
-            _ => literal::numeric(text).map(Constant::Exact).map_err(invalid),
+            _ => literal::numeric(text).map(Constant::exact).map_err(invalid),
         },
         OperandKind::String(text) => string(text, kind, domain).map_err(invalid),
         OperandKind::Null | OperandKind::Column { .. } => {
@@ -244,11 +244,7 @@ fn midnight(days: i64) -> Result<i64, Invalid> {
 
 /// Reads a string as a value of a kind, then takes it to the domain.
 fn string(text: &str, kind: Kind, domain: Domain) -> Result<Constant, literal::Invalid> {
-    let integer = |min, max| {
-        literal::integer(text, min, max)
-            .and_then(|value| literal::numeric(&value.to_string()))
-            .map(Constant::Exact)
-    };
+    let integer = |min, max| literal::integer(text, min, max).map(Constant::Int);
     let moment_or_int = |value: i64, is_date| match domain {
         Domain::Moment => Constant::Moment(moment(value, is_date)),
         _ => Constant::Int(value),
@@ -262,7 +258,7 @@ fn string(text: &str, kind: Kind, domain: Domain) -> Result<Constant, literal::I
             "nan" => Ok(Constant::ExactNan),
             "infinity" | "+infinity" | "inf" | "+inf" => Ok(Constant::ExactInfinity),
             "-infinity" | "-inf" => Ok(Constant::ExactNegativeInfinity),
-            _ => literal::numeric(text).map(Constant::Exact),
+            _ => literal::numeric(text).map(Constant::exact),
         },
         Kind::Float4 => match domain {
             Domain::Float8 => literal::float4(text).map(|value| Constant::Float8(f64::from(value))),

@@ -33,6 +33,10 @@ impl Drop for TopicHandle {
     }
 }
 
+/// A topic that a producer has a handle of, for as long as the producer lives.
+#[derive(Clone, Copy)]
+pub(crate) struct Topic(NonNull<sys::rd_kafka_topic_t>);
+
 /// A record to be produced.
 #[derive(Clone, Copy)]
 pub(crate) struct Outgoing<'a> {
@@ -122,11 +126,10 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
 
     /// Queues a record, copying it. `QueueFull` means: serve events and try again.
     pub(crate) fn produce(
-        &mut self,
-        topic: &Arc<str>,
+        &self,
+        Topic(topic): Topic,
         record: Outgoing<'_>,
     ) -> Result<(), RDKafkaErrorCode> {
-        let topic = self.handle(topic)?;
         let headers = record.header.map_or(ptr::null_mut(), headers_of);
         let (key, key_size) = parts(record.key);
         let (value, value_size) = parts(record.value);
@@ -137,7 +140,7 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
             sys::rd_kafka_producev(
                 self.client(),
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_RKT,
-                topic,
+                topic.as_ptr(),
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_PARTITION,
                 record.partition,
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_MSGFLAGS,
@@ -165,9 +168,10 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
         }
     }
 
-    fn handle(&mut self, topic: &Arc<str>) -> Result<*mut sys::rd_kafka_topic_t, RDKafkaErrorCode> {
+    /// Returns a topic by its name.
+    pub(crate) fn topic(&mut self, topic: &Arc<str>) -> Result<Topic, RDKafkaErrorCode> {
         if let Some(handle) = self.topics.get(topic) {
-            return Ok(handle.0.as_ptr());
+            return Ok(Topic(handle.0));
         }
         let name = CString::new(&**topic).map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
         // SAFETY: the client lives, the name is a C string, null asks for the default properties.
@@ -178,7 +182,7 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
             return Err(unsafe { sys::rd_kafka_last_error() }.into());
         };
         self.topics.insert(Arc::clone(topic), TopicHandle(handle));
-        Ok(handle.as_ptr())
+        Ok(Topic(handle))
     }
 }
 

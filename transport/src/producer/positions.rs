@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::admin::{Admin, Isolation};
 use crate::config::KafkaConfig;
 use crate::error::Error;
 use crate::names::{POSITION_PARTITIONS, partition_of};
@@ -18,7 +19,7 @@ use crate::reader::{CompactedReader, Event};
 use crate::record::{PositionRecord, Record, position_key};
 
 /// Beyond a neighbour's transaction timeout: reading a partition of a small compacted topic.
-const READ: Duration = Duration::from_secs(60);
+const READ: Duration = Duration::from_secs(20);
 
 /// Reads all positions of an owner, by sub.
 pub(super) async fn read(
@@ -26,23 +27,40 @@ pub(super) async fn read(
     topic: &str,
     owner: &str,
 ) -> Result<BTreeMap<String, Value>, Error> {
+    let partition = partition_of(owner.as_bytes(), POSITION_PARTITIONS);
     let timeout = config.transaction_timeout() + READ;
-    match tokio::time::timeout(timeout, read_to_end(config, topic, owner)).await {
-        Ok(positions) => positions,
-        Err(_) => Err(Error::TimedOut {
+    let read = read_to_end(config, topic, partition, owner);
+    if let Ok(positions) = tokio::time::timeout(timeout, read).await {
+        return positions;
+    }
+    let admin = Admin::new(config)?;
+    let end = async |isolation| {
+        let ends = admin.end_offsets(topic, isolation).await;
+        ends.map(|ends| ends.get(&partition).copied().unwrap_or(0))
+    };
+    let stable = end(Isolation::ReadCommitted).await?;
+    Err(if stable < end(Isolation::ReadUncommitted).await? {
+        Error::TransactionLeftOpen {
+            topic: topic.to_owned(),
+            partition,
+            offset: stable,
+            after: timeout,
+        }
+    } else {
+        Error::TimedOut {
             operation: "read positions of",
             subject: owner.to_owned(),
             after: timeout,
-        }),
-    }
+        }
+    })
 }
 
 async fn read_to_end(
     config: &KafkaConfig,
     topic: &str,
+    partition: i32,
     owner: &str,
 ) -> Result<BTreeMap<String, Value>, Error> {
-    let partition = partition_of(owner.as_bytes(), POSITION_PARTITIONS);
     let mut reader = CompactedReader::open_partitions(config, topic, &[partition]).await?;
     let mut positions = BTreeMap::new();
     while let Event::Record(message) = reader.next().await? {

@@ -19,7 +19,7 @@ use crate::error::{Error, Failure, is_fencing};
 use crate::names::{Cluster, POSITION_PARTITIONS, partition_of, partition_of_record_key};
 use crate::native::log::Logged;
 use crate::native::topics;
-use crate::native::transaction::{NativeProducer, Outgoing};
+use crate::native::transaction::{NativeProducer, Outgoing, Topic};
 use crate::reader::fetching::{ASK, operation};
 use crate::record::{PositionRecord, Record, VERSION, position_key};
 
@@ -98,6 +98,13 @@ impl ProducerContext for Deliveries {
     }
 }
 
+/// Where records go.
+struct Target {
+    name: Arc<str>,
+    topic: Topic,
+    partitions: i32,
+}
+
 /// The client and what it knows.
 pub(super) struct Worker {
     native: NativeProducer<Deliveries>,
@@ -122,11 +129,14 @@ impl Worker {
         // librdkafka wants a single request to end before the transaction does.
         let socket_timeout = transaction_timeout.min(Duration::from_secs(10));
         let socket_timeout_ms = socket_timeout.as_millis().to_string();
-        // Memory is bounded in bytes, never in counts; the largest record must fit.
+        // Memory is bounded in bytes, never in counts; the largest record must fit. What a transaction
+        // has for a partition goes in one request: while one is on its way the client sends no other
+        // there, but asks itself all the time whether it may. It is flushed, so nothing lingers.
         let defaults = [
             ("compression.type", "lz4"),
-            ("linger.ms", "5"),
-            ("batch.size", "1000000"),
+            ("linger.ms", "100"),
+            ("batch.size", "8388608"),
+            ("batch.num.messages", "1000000"),
             ("queue.buffering.max.messages", "0"),
             ("queue.buffering.max.kbytes", "131072"),
             ("message.max.bytes", "67108864"),
@@ -289,8 +299,10 @@ impl Worker {
 
     fn send(&mut self, transaction: &Transaction) -> Result<(), Error> {
         for batch in &transaction.batches {
+            let targets = batch.topics.iter().map(|topic| self.target(topic));
+            let targets: Vec<Target> = targets.collect::<Result<_, _>>()?;
             for record in &batch.records {
-                self.send_record(batch, record)?;
+                self.send_record(batch, &targets, record)?;
             }
         }
         for record in &transaction.plain {
@@ -302,28 +314,41 @@ impl Worker {
         self.flush()
     }
 
-    fn send_record(&mut self, batch: &RecordBatch, record: &BatchRecord) -> Result<(), Error> {
+    /// Looks a topic up, so that this is not done for each record.
+    fn target(&mut self, name: &Arc<str>) -> Result<Target, Error> {
+        let topic = self.native.topic(name);
+        Ok(Target {
+            topic: topic.map_err(|code| self.undelivered(name, 0, Failure::of(code)))?,
+            partitions: self.partitions.get(name).copied().unwrap_or(0),
+            name: Arc::clone(name),
+        })
+    }
+
+    fn send_record(
+        &self,
+        batch: &RecordBatch,
+        targets: &[Target],
+        record: &BatchRecord,
+    ) -> Result<(), Error> {
         let inconsistent = |topic: &str, detail: &str| Error::BatchInconsistent {
             topic: topic.to_owned(),
             detail: detail.to_owned(),
         };
-        let topic = usize::try_from(record.topic)
+        let target = usize::try_from(record.topic)
             .ok()
-            .and_then(|index| batch.topics.get(index))
+            .and_then(|index| targets.get(index))
             .ok_or_else(|| inconsistent("?", "a record names no topic of it"))?;
-        let part = |range: &Option<std::ops::Range<usize>>| match range {
-            None => Ok(None),
-            Some(range) => batch
-                .buffer
-                .get(range.clone())
-                .map(Some)
-                .ok_or_else(|| inconsistent(topic, "a record lies outside of the buffer")),
-        };
+        let part =
+            |range: &Option<std::ops::Range<usize>>| match range {
+                None => Ok(None),
+                Some(range) => batch.buffer.get(range.clone()).map(Some).ok_or_else(|| {
+                    inconsistent(&target.name, "a record lies outside of the buffer")
+                }),
+            };
         let key = part(&record.key)?;
-        let count = self.partitions.get(topic).copied().unwrap_or(0);
         let partition = match (record.partition, key) {
             (Some(partition), _) => partition,
-            (None, Some(key)) => partition_of_record_key(key, count),
+            (None, Some(key)) => partition_of_record_key(key, target.partitions),
             (None, None) => 0,
         };
         let outgoing = Outgoing {
@@ -332,27 +357,28 @@ impl Worker {
             value: part(&record.value)?,
             header: part(&record.header)?,
         };
-        self.produce(topic, outgoing, count)
+        self.produce(target, outgoing)
     }
 
     fn send_plain(&mut self, record: &PlainRecord) -> Result<(), Error> {
         let topic: Arc<str> = record.topic.as_str().into();
-        let count = self.partitions.get(&topic).copied().unwrap_or(0);
+        let target = self.target(&topic)?;
         let partition = record
             .partition
-            .unwrap_or_else(|| partition_of(&record.key, count));
+            .unwrap_or_else(|| partition_of(&record.key, target.partitions));
         let outgoing = Outgoing {
             partition,
             key: Some(&record.key),
             value: record.value.as_deref(),
             header: None,
         };
-        self.produce(&topic, outgoing, count)
+        self.produce(&target, outgoing)
     }
 
     fn send_position(&mut self, write: &PositionWrite) -> Result<(), Error> {
         let topic: Arc<str> = self.cluster.positions(&write.location).into();
-        let count = self.partitions.get(&topic).copied().unwrap_or(0);
+        let target = self.target(&topic)?;
+        let count = target.partitions;
         if count != POSITION_PARTITIONS {
             return Err(Error::TopicMismatch {
                 topic: topic.to_string(),
@@ -376,19 +402,20 @@ impl Worker {
             value: value.as_deref(),
             header: None,
         };
-        self.produce(&topic, outgoing, count)
+        self.produce(&target, outgoing)
     }
 
-    fn produce(&mut self, topic: &Arc<str>, record: Outgoing<'_>, count: i32) -> Result<(), Error> {
+    fn produce(&self, target: &Target, record: Outgoing<'_>) -> Result<(), Error> {
+        let (topic, count) = (&target.name, target.partitions);
         if !(0..count).contains(&record.partition) {
             return Err(Error::BatchInconsistent {
                 topic: topic.to_string(),
                 detail: format!("partition {} of {count}", record.partition),
             });
         }
-        let deadline = Instant::now() + self.commit_timeout;
+        let mut deadline = None;
         loop {
-            let Err(code) = self.native.produce(topic, record) else {
+            let Err(code) = self.native.produce(target.topic, record) else {
                 return Ok(());
             };
             if code != RDKafkaErrorCode::QueueFull {
@@ -400,7 +427,8 @@ impl Worker {
             if let Some(failed) = self.deliveries.take() {
                 return Err(self.undelivered(&failed.topic, failed.bytes, failed.failure));
             }
-            if Instant::now() > deadline {
+            let now = Instant::now();
+            if now > *deadline.get_or_insert(now + self.commit_timeout) {
                 return Err(self.timed_out("send records of", self.commit_timeout));
             }
         }

@@ -222,12 +222,13 @@ impl Thread {
         let deadline = Instant::now() + request.timeout;
         let mut collected = Collected::default();
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let wait = if collected.is_something() {
+            // What is there is taken without a look at the clock.
+            let left = if collected.is_something() {
                 Duration::ZERO
             } else {
-                left.min(SLICE)
+                deadline.saturating_duration_since(Instant::now())
             };
+            let wait = left.min(SLICE);
             match collected.take(self.queue.poll(wait)) {
                 Step::Taken => {}
                 Step::Failed { partition, failure } => {

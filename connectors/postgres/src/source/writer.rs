@@ -112,7 +112,7 @@ impl Writer {
         self.scratch.shrink_to(SCRATCH_BYTES_KEPT);
         self.copy.clear();
         self.copy.shrink_to(SCRATCH_BYTES_KEPT);
-        std::mem::take(&mut self.batch)
+        self.batch.replace()
     }
 
     /// Writes a new row.
