@@ -304,9 +304,9 @@ fn stars(text: &str, first: u32, last: u32, out: &mut String) {
         Some((place, _)) => place,
         None => text.len(),
     };
-    out.push_str(&text[..place(first)]);
+    out.push_str(text.get(..place(first)).unwrap_or_default());
     out.extend(std::iter::repeat_n('*', hidden));
-    out.push_str(&text[place(first + hidden)..]);
+    out.push_str(text.get(place(first + hidden)..).unwrap_or_default());
 }
 
 fn year(sql_type: SqlType, cell: Cell<'_>, out: &mut String) -> Masked {

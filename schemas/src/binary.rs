@@ -6,22 +6,12 @@ use crate::Error;
 #[inline]
 pub(crate) fn put_long(value: i64, out: &mut Vec<u8>) {
     let mut rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
-    if rest < 0x80 {
-        out.push(rest.to_le_bytes()[0]);
-        return;
-    }
-    let mut bytes = [0; 10];
-    let mut length = 0;
+    // Byte by byte: a copy of a length that is known too late is a call.
     while rest >= 0x80 {
-        bytes[length] = rest.to_le_bytes()[0] | 0x80;
-        length += 1;
+        out.push(rest.to_le_bytes()[0] | 0x80);
         rest >>= 7;
     }
-    bytes[length] = rest.to_le_bytes()[0];
-    // As many as there can be, and what is too much taken back: a copy of a known length is no call.
-    let begin = out.len();
-    out.extend_from_slice(&bytes);
-    out.truncate(begin + length + 1);
+    out.push(rest.to_le_bytes()[0]);
 }
 
 /// A value of so many bytes is large beside the rest of its record.

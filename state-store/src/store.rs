@@ -21,7 +21,7 @@ const MEMORY_BYTES: usize = 4 * 1024 * 1024;
 /// Chunks in memory that are smaller are put together, lest a key is looked for in hundreds of them.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// So many runs that were merged equally often are merged into one.
-const RUNS_UNMERGED: usize = 6;
+const RUNS_UNMERGED: usize = 8;
 /// How many entries are merged between two looks at what else is to be done.
 const MERGED_AT_ONCE: usize = 4096;
 

@@ -193,6 +193,7 @@ impl View {
                 if member.is_some_and(|member| member.digest == digest) {
                     self.keep(member);
                 } else {
+                    self.note_key(row.is_new);
                     self.upsert(member, digest, head, effects);
                 }
             }
@@ -234,13 +235,21 @@ impl View {
         changed.or_else(|| self.sealed.get(key)).copied()
     }
 
+    /// Notes that the key in the scratch buffer has a member.
+    fn note_key(&mut self, is_new: bool) {
+        let key = body(&self.scratch.key);
+        match &mut self.filter {
+            Some(filter) if is_new => filter.insert_new(key),
+            Some(filter) => {
+                filter.insert(key);
+            }
+            None => {}
+        }
+    }
+
+    /// Sets the member of the key in the scratch buffer, which was noted.
     fn set_member(&mut self, member: Option<Member>) {
         let key = body(&self.scratch.key);
-        if member.is_some()
-            && let Some(filter) = &mut self.filter
-        {
-            filter.insert(key);
-        }
         if let Some(changed) = self.changed.get_mut(key) {
             *changed = member;
         } else {

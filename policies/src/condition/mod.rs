@@ -182,6 +182,13 @@ impl Predicate {
                 Cell::Unavailable => Truth::Unknown,
                 _ => Truth::False,
             },
+            // The most frequent one, without a look at what else it might be.
+            Self::Compare {
+                domain: Domain::Exact | Domain::Int,
+                left: Term::Column { index, .. },
+                operator,
+                right: Term::Constant(Constant::Int(right)),
+            } if let Cell::Int(left) = cells[*index] => operator.holds(left.cmp(right)).into(),
             Self::Compare {
                 domain,
                 left,
