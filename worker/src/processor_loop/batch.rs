@@ -31,12 +31,12 @@ pub(super) struct Work {
 }
 
 /// How long a part of the difference runs shall take: what input waits longer for its commit.
-const PART_TIME: Duration = Duration::from_millis(12);
+const PART_TIME: Duration = Duration::from_millis(8);
 const LOOKS_MIN: u64 = 100;
 const LOOKS_FIRST: u64 = 1_000;
 const LOOKS_MAX: u64 = 200_000;
 /// Bytes that a part may add to a batch: its commit takes time too.
-const PART_BYTES: usize = 1024 * 1024;
+const PART_BYTES: usize = 512 * 1024;
 
 /// Applied and not committed.
 #[derive(Default)]
@@ -247,7 +247,7 @@ mod tests {
     fn a_part_is_cut_to_the_time_that_it_may_take() {
         let ms = Duration::from_millis;
         assert_eq!(next_looks(1_000, ms(100)), 500);
-        assert_eq!(next_looks(1_000, ms(10)), 1_000);
+        assert_eq!(next_looks(1_000, ms(7)), 1_000);
         assert_eq!(next_looks(1_000, ms(3)), 2_000);
         assert_eq!(
             next_looks(100, ms(1_000)),
