@@ -299,10 +299,12 @@ fn stars(text: &str, first: u32, last: u32, out: &mut String) {
     else {
         return out.extend(std::iter::repeat_n('*', length));
     };
-    let place = |character: usize| match text.char_indices().nth(character) {
-        _ if is_ascii => character,
-        Some((place, _)) => place,
-        None => text.len(),
+    let place = |character: usize| match is_ascii {
+        true => character,
+        false => text
+            .char_indices()
+            .nth(character)
+            .map_or(text.len(), |(place, _)| place),
     };
     out.push_str(text.get(..place(first)).unwrap_or_default());
     out.extend(std::iter::repeat_n('*', hidden));

@@ -28,6 +28,12 @@ pub enum Error {
         /// What is the matter.
         problem: &'static str,
     },
+    /// A batch, or an entry, is larger than a file can hold in one piece.
+    #[error("{bytes} bytes are too many for one piece")]
+    TooLarge {
+        /// How many there are.
+        bytes: usize,
+    },
     /// Something failed before in this store, which must be opened again.
     #[error("the store failed before: {0}")]
     Failed(String),

@@ -32,6 +32,10 @@ pub(crate) struct Manifest {
     pub(crate) next_file: u64,
     /// The first journal of what is not in runs.
     pub(crate) journal: u64,
+    /// How often keyspaces were dropped that held something.
+    pub(crate) drops: u64,
+    /// Up to which of these drops the runs hold nothing any more of what was dropped.
+    pub(crate) purged: u64,
 }
 
 /// A run's file.
@@ -93,11 +97,19 @@ pub(crate) fn journal_path(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("journal-{number}"))
 }
 
-/// Returns the number of a file, if it is a run or a journal.
-pub(crate) fn number_of(file: &str) -> Option<(bool, u64)> {
-    let run = file.strip_prefix("run-");
-    let number = run.or_else(|| file.strip_prefix("journal-"))?;
-    Some((run.is_some(), number.parse().ok()?))
+/// What a file of a store is.
+pub(crate) enum Part {
+    Run(u64),
+    Journal(u64),
+}
+
+/// Returns what a file is, by its name.
+pub(crate) fn part_of(file: &str) -> Option<Part> {
+    if let Some(number) = file.strip_prefix("run-") {
+        return Some(Part::Run(number.parse().ok()?));
+    }
+    let number = file.strip_prefix("journal-")?;
+    Some(Part::Journal(number.parse().ok()?))
 }
 
 /// What a batch changes beside its entries.
@@ -117,6 +129,7 @@ pub(crate) struct Journal {
     path: PathBuf,
     file: File,
     records: u64,
+    bytes: u64,
 }
 
 /// At the beginning: the records of the journal before, and a checksum over that.
@@ -137,6 +150,7 @@ impl Journal {
             path,
             file,
             records: 0,
+            bytes: 0,
         })
     }
 
@@ -147,7 +161,9 @@ impl Journal {
 
     pub(crate) fn write(&mut self, head: &Head, entries: &[u8]) -> Result<(), Error> {
         let head = serde_json::to_vec(head).expect("a head is representable in JSON");
-        let too_large = |_| broken(&self.path, "a batch is larger than a record can be");
+        let too_large = |_| Error::TooLarge {
+            bytes: entries.len(),
+        };
         let lengths = (
             u32::try_from(head.len()).map_err(too_large)?,
             u32::try_from(entries.len()).map_err(too_large)?,
@@ -164,7 +180,13 @@ impl Journal {
         let written = written.and_then(|()| self.file.write_all(entries));
         written.map_err(disk("write", &self.path))?;
         self.records += 1;
+        self.bytes += (bytes.len() + entries.len()) as u64;
         Ok(())
+    }
+
+    /// Bytes of its records.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 

@@ -17,7 +17,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 use crate::entry::{self, Entry, Key};
 use crate::error::{Error, broken, disk};
@@ -32,9 +32,11 @@ const AHEAD_BYTES: usize = 64 * 1024;
 /// Filters that are larger are not held in memory.
 const FILTER_HELD_BYTES: usize = 256 * 1024;
 
-/// Before each block: its length, whose highest bit says that it is an index, and its checksum.
+/// Before each block: its length, whose highest bits say what it is, and a checksum over all of that.
 const HEADER_BYTES: usize = 12;
 const IS_INDEX: u32 = 1 << 31;
+/// The block holds one entry, which is large.
+const IS_LARGE: u32 = 1 << 30;
 
 const FOOTER_BYTES: usize = 48;
 const MAGIC: u64 = u64::from_be_bytes(*b"hutong-1");
@@ -171,10 +173,7 @@ impl Run {
         let mut block = [0; FILTER_BLOCK];
         match &self.filter_held {
             Some(held) => block.copy_from_slice(&held[at..at + FILTER_BLOCK]),
-            None => self
-                .file
-                .read_exact_at(&mut block, self.filter.offset + at as u64)
-                .map_err(disk("read", &self.path))?,
+            None => self.read_at(&mut block, self.filter.offset + at as u64)?,
         }
         Ok(hash.may_be_in(&block))
     }
@@ -230,9 +229,7 @@ impl Run {
 
     fn read_into(&self, span: Span, bytes: &mut Vec<u8>) -> Result<(), Error> {
         bytes.resize(usize::try_from(span.length).unwrap_or(usize::MAX), 0);
-        self.file
-            .read_exact_at(bytes, span.offset)
-            .map_err(disk("read", &self.path))
+        self.read_at(bytes, span.offset)
     }
 
     /// Reads a block with its header into a buffer, and leaves the block.
@@ -240,11 +237,51 @@ impl Run {
         self.read_into(span, block)?;
         let header = Header::read(block).ok_or_else(|| self.broken("a block has no header"))?;
         let content = &block[HEADER_BYTES..];
-        if header.length() != content.len() || header.sum != xxh3_64(content) {
+        if header.length() != content.len() || header.sum != header.sum_of(content) {
             return Err(self.broken("a block is not what was written"));
         }
         block.drain(..HEADER_BYTES);
         Ok(())
+    }
+
+    /// Reads a block, some of it at a time, and gives it away with its header.
+    fn copy_block(
+        &self,
+        block: Span,
+        mut take: impl FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut buffer = vec![0; AHEAD_BYTES];
+        let mut sum = None;
+        let mut at = block.offset;
+        while at < block.end() {
+            let left = usize::try_from(block.end() - at).unwrap_or(usize::MAX);
+            let part = &mut buffer[..left.min(AHEAD_BYTES)];
+            self.read_at(part, at)?;
+            match &mut sum {
+                None => {
+                    let header = Header::read(part);
+                    let header = header.ok_or_else(|| self.broken("a block has no header"))?;
+                    let mut begun = header.begin_sum();
+                    begun.update(&part[HEADER_BYTES..]);
+                    sum = Some((header.sum, begun));
+                }
+                Some((_, sum)) => sum.update(part),
+            }
+            take(part)?;
+            at += part.len() as u64;
+        }
+        match sum {
+            Some((expected, found)) if expected == found.digest() => Ok(()),
+            _ => Err(self.broken("a block is not what was written")),
+        }
+    }
+
+    fn read_at(&self, bytes: &mut [u8], at: u64) -> Result<(), Error> {
+        let read = self.file.read_exact_at(bytes, at);
+        read.map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => self.broken("it ends too early"),
+            _ => disk("read", &self.path)(error),
+        })
     }
 
     fn broken(&self, problem: &'static str) -> Error {
@@ -282,12 +319,21 @@ impl Header {
         bytes
     }
 
-    fn is_index(&self) -> bool {
-        self.length & IS_INDEX != 0
+    fn is(&self, flag: u32) -> bool {
+        self.length & flag != 0
     }
 
     fn length(&self) -> usize {
-        usize::try_from(self.length & !IS_INDEX).unwrap_or(usize::MAX)
+        usize::try_from(self.length & !(IS_INDEX | IS_LARGE)).unwrap_or(usize::MAX)
+    }
+
+    /// Begins the checksum of a block with this header.
+    fn begin_sum(&self) -> Xxh3 {
+        Xxh3::with_seed(u64::from(self.length))
+    }
+
+    fn sum_of(&self, content: &[u8]) -> u64 {
+        xxh3_64_with_seed(content, u64::from(self.length))
     }
 }
 
@@ -299,6 +345,17 @@ pub(crate) enum Value<'a> {
     Here(&'a [u8]),
     /// A large value, which was not read.
     Apart(LargeValue<'a>),
+}
+
+impl Value<'_> {
+    /// Bytes that it has, about.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Removed => 0,
+            Self::Here(value) => value.len(),
+            Self::Apart(large) => usize::try_from(large.block.length).unwrap_or(usize::MAX),
+        }
+    }
 }
 
 /// A value in a block of its own.
@@ -437,15 +494,15 @@ impl RunCursor {
             if block.end() > self.run.blocks_end || length == 0 {
                 return Err(self.run.broken("a block is not as long as it can be"));
             }
-            if header.is_index() {
+            if header.is(IS_INDEX) {
                 self.next = block.end();
                 continue;
             }
-            if length > LARGE_BYTES {
+            if header.is(IS_LARGE) {
                 return self.begin_large(block);
             }
             let at = self.ensure(HEADER_BYTES + length)? + HEADER_BYTES;
-            if xxh3_64(&self.ahead[at..at + length]) != header.sum {
+            if header.sum_of(&self.ahead[at..at + length]) != header.sum {
                 return Err(self.run.broken("a block is not what was written"));
             }
             (self.at, self.block_end) = (at, at + length);
@@ -456,16 +513,21 @@ impl RunCursor {
     }
 
     fn begin_large(&mut self, block: Span) -> Result<(), Error> {
+        // Its key decides what becomes of it, and nothing of it is read again for that.
+        self.run.copy_block(block, |_| Ok(()))?;
         let whole = usize::try_from(block.length).unwrap_or(usize::MAX);
         let mut wanted = AHEAD_BYTES.min(whole);
         loop {
             let at = self.ensure(wanted)?;
             let begun = &self.ahead[..at + wanted];
-            if let Some((key, _, value_at)) = entry::read_key(begun, at + HEADER_BYTES) {
+            if let Some((key, value, value_at)) = entry::read_key(begun, at + HEADER_BYTES) {
                 self.entry = Some(Found {
                     keyspace: key.keyspace,
                     key: value_at - key.key.len()..value_at,
-                    value: FoundValue::Apart(block),
+                    value: match value {
+                        None => FoundValue::Removed,
+                        Some(_) => FoundValue::Apart(block),
+                    },
                 });
                 break;
             }
@@ -490,10 +552,7 @@ impl RunCursor {
             }
             self.ahead.resize(wanted.max(AHEAD_BYTES.min(left)), 0);
             self.ahead_at = self.next;
-            self.run
-                .file
-                .read_exact_at(&mut self.ahead, self.ahead_at)
-                .map_err(disk("read", &self.run.path))?;
+            self.run.read_at(&mut self.ahead, self.ahead_at)?;
         }
         Ok(usize::try_from(self.next - self.ahead_at).unwrap_or(0))
     }
@@ -539,46 +598,26 @@ impl RunWriter {
             Value::Here(value) => Some(*value),
             Value::Apart(large) => return self.copy(key, *large),
         };
-        let length = key.len() + value.map_or(0, <[u8]>::len);
-        if length > LARGE_BYTES {
-            self.end_block()?;
+        let is_large = key.len() + value.map_or(0, <[u8]>::len) > LARGE_BYTES;
+        if is_large {
+            self.end_block(0)?;
         }
         self.begin(key);
         entry::put(&mut self.block, key, value);
-        if self.block.len() >= BLOCK_BYTES {
-            self.end_block()?;
+        if is_large {
+            self.end_block(IS_LARGE)?;
+        } else if self.block.len() >= BLOCK_BYTES {
+            self.end_block(0)?;
         }
         Ok(())
     }
 
     /// Copies a block with one large entry, some of it at a time.
     fn copy(&mut self, key: Key<'_>, large: LargeValue<'_>) -> Result<(), Error> {
-        self.end_block()?;
+        self.end_block(0)?;
         self.begin(key);
         let LargeValue { run, block } = large;
-        let mut buffer = vec![0; AHEAD_BYTES];
-        let mut header = None;
-        let mut sum = Xxh3::new();
-        let mut at = block.offset;
-        while at < block.end() {
-            let left = usize::try_from(block.end() - at).unwrap_or(usize::MAX);
-            let part = &mut buffer[..left.min(AHEAD_BYTES)];
-            run.file
-                .read_exact_at(part, at)
-                .map_err(disk("read", &run.path))?;
-            match header {
-                None => {
-                    header = Header::read(part);
-                    sum.update(part.get(HEADER_BYTES..).unwrap_or_default());
-                }
-                Some(_) => sum.update(part),
-            }
-            self.write(part)?;
-            at += part.len() as u64;
-        }
-        if header.is_none_or(|header| header.sum != sum.digest()) {
-            return Err(run.broken("a block is not what was written"));
-        }
+        run.copy_block(block, |part| self.write(part))?;
         self.note_block(block.length)
     }
 
@@ -592,12 +631,12 @@ impl RunWriter {
         self.entries += 1;
     }
 
-    fn end_block(&mut self) -> Result<(), Error> {
+    fn end_block(&mut self, flag: u32) -> Result<(), Error> {
         if self.block.is_empty() {
             return Ok(());
         }
         let block = std::mem::take(&mut self.block);
-        let length = self.write_block(&block, 0)?;
+        let length = self.write_block(&block, flag)?;
         self.block = block;
         self.block.clear();
         self.note_block(length)
@@ -634,16 +673,14 @@ impl RunWriter {
     }
 
     fn write_block(&mut self, block: &[u8], flag: u32) -> Result<u32, Error> {
-        let too_large = || broken(&self.path, "an entry is larger than a block can be");
-        let whole = u32::try_from(HEADER_BYTES + block.len()).map_err(|_| too_large())?;
-        if whole & IS_INDEX != 0 {
-            return Err(too_large());
-        }
-        let length = u32::try_from(block.len()).map_err(|_| too_large())?;
-        let header = Header {
-            length: length | flag,
-            sum: xxh3_64(block),
+        let whole = u32::try_from(HEADER_BYTES + block.len());
+        let whole = whole.ok().filter(|whole| *whole < IS_LARGE);
+        let whole = whole.ok_or(Error::TooLarge { bytes: block.len() })?;
+        let mut header = Header {
+            length: u32::try_from(block.len()).unwrap_or(u32::MAX) | flag,
+            sum: 0,
         };
+        header.sum = header.sum_of(block);
         self.write(&header.to_bytes())?;
         self.write(block)?;
         Ok(whole)
@@ -662,7 +699,7 @@ impl RunWriter {
             std::fs::remove_file(&self.path).map_err(disk("remove", &self.path))?;
             return Ok(None);
         }
-        self.end_block()?;
+        self.end_block(0)?;
         self.end_index()?;
         let blocks_end = self.at;
         let top = std::mem::take(&mut self.top);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -11,7 +12,7 @@ use crate::entry::Key;
 use crate::error::{Error, disk};
 use crate::filter::Hash;
 use crate::manifest::{
-    self, Head, Journal, Manifest, Names, RunName, journal_path, number_of, run_path,
+    self, Head, Journal, Manifest, Names, Part, RunName, journal_path, part_of, run_path,
 };
 use crate::merge::{Cursor, Merge};
 use crate::run::{Run, RunWriter, Value};
@@ -22,8 +23,12 @@ const MEMORY_BYTES: usize = 4 * 1024 * 1024;
 const CHUNK_BYTES: usize = 256 * 1024;
 /// So many runs that were merged equally often are merged into one.
 const RUNS_UNMERGED: usize = 8;
-/// How many entries are merged between two looks at what else is to be done.
+/// What a journal holds at most before what is in memory is written to a run, however little that is:
+/// so much is read by a start.
+const JOURNAL_BYTES: u64 = 16 * 1024 * 1024;
+/// How many entries, and bytes of them, are merged between two looks at what else is to be done.
 const MERGED_AT_ONCE: usize = 4096;
+const MERGED_BYTES_AT_ONCE: usize = 1024 * 1024;
 
 /// A set of keys that is written and dropped by itself. Valid for the store that gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,6 +101,17 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends all writing. What is broken is begun anew when the store is opened next: without a
+    /// manifest nothing of the rest counts. If that cannot be removed, who opens the store finds what
+    /// was found here.
+    fn fail(&self, inner: &mut Inner, error: &Error) {
+        inner.failed.get_or_insert_with(|| error.to_string());
+        if matches!(error, Error::Broken { .. }) {
+            let _removed = Manifest::remove(&self.folder);
+        }
+        self.changed.notify_all();
+    }
+
     fn wait<'a>(&self, inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
         let woken = self.changed.wait(inner);
         woken.unwrap_or_else(PoisonError::into_inner)
@@ -113,8 +129,10 @@ struct Inner {
     created: Vec<(String, u32)>,
     /// What is being written to a run.
     sealed: Option<Sealed>,
-    /// The journal that says last that keyspaces were dropped, while runs hold entries of them.
+    /// The journal that says last that keyspaces were dropped, while no manifest does.
     dropped: Option<u64>,
+    /// Bytes of earlier journals whose records are in memory.
+    replayed_bytes: u64,
     is_ending: bool,
     /// Why nothing can be written any more.
     failed: Option<String>,
@@ -144,6 +162,14 @@ impl State {
             cursors.push(Cursor::of_run(run, Some(from))?);
         }
         Ok(cursors)
+    }
+
+    /// Returns whether there are entries of a keyspace, be they removals.
+    fn holds(&self, keyspace: u32) -> Result<bool, Error> {
+        let from = Key { keyspace, key: &[] };
+        let merge = Merge::new(self.cursors(from)?);
+        let first = merge.entry();
+        Ok(first.is_some_and(|(key, _)| key.keyspace == keyspace))
     }
 
     fn get<T>(&self, key: Key<'_>, found: impl Fn(Option<&[u8]>) -> T) -> Result<Option<T>, Error> {
@@ -214,6 +240,7 @@ struct Sealed {
     next_keyspace: u32,
     /// The first journal of what came later.
     journal: u64,
+    has_dropped: bool,
     /// The file to be written.
     run: u64,
 }
@@ -377,7 +404,9 @@ impl Store {
     /// [`Error::Disk`], and [`Error::Failed`] ever after: the store must be opened again.
     pub fn apply(&self, mut batch: Batch, meta: &str) -> Result<(), Error> {
         if batch.is_too_large {
-            return Err(Error::Failed("a batch is larger than 4 GiB".to_owned()));
+            return Err(Error::TooLarge {
+                bytes: batch.chunk.as_bytes().len(),
+            });
         }
         batch.chunk.sort();
         let mut inner = self.make_room()?;
@@ -392,11 +421,7 @@ impl Store {
         if batch.chunk.len() > 0 {
             state.push(batch.chunk);
         }
-        if inner.state.memory() >= MEMORY_BYTES && inner.sealed.is_none() {
-            inner.seal(&self.opened.shared.folder)?;
-            self.opened.shared.changed.notify_all();
-        }
-        Ok(())
+        inner.seal_if_full(&self.opened.shared)
     }
 
     /// Drops keyspaces with all that they hold, and with them what the store reflects if `meta` is
@@ -406,10 +431,18 @@ impl Store {
     /// As [`Store::apply`].
     pub fn drop_keyspaces(&self, names: &[&str], meta: Option<&str>) -> Result<(), Error> {
         let mut inner = self.make_room()?;
-        let dropped: Vec<u32> = names
-            .iter()
-            .filter_map(|name| inner.state.names.get(*name).copied())
-            .collect();
+        let numbers = names.iter().filter_map(|name| inner.state.names.get(*name));
+        let dropped: Vec<u32> = numbers.copied().collect();
+        let mut holds_any = false;
+        for number in &dropped {
+            holds_any |= match inner.state.holds(*number) {
+                Err(error) => {
+                    self.opened.shared.fail(&mut inner, &error);
+                    return Err(error);
+                }
+                holds => holds?,
+            };
+        }
         let head = Head {
             meta: meta.map(str::to_owned),
             created: std::mem::take(&mut inner.created),
@@ -419,13 +452,12 @@ impl Store {
         let state = Arc::make_mut(&mut inner.state);
         state.meta = meta.map(Into::into);
         Arc::make_mut(&mut state.names).retain(|_, number| !head.dropped.contains(number));
-        let is_empty = state.runs.is_empty() && state.sealed.is_empty() && state.chunks.is_empty();
-        if !head.dropped.is_empty() && !is_empty {
+        if holds_any {
             // It leaves the disk soon, however little is written from now on.
             inner.dropped = Some(inner.journal_number);
             self.opened.shared.changed.notify_all();
         }
-        Ok(())
+        inner.seal_if_full(&self.opened.shared)
     }
 
     /// Waits until there is memory for a batch.
@@ -436,7 +468,7 @@ impl Store {
             if let Some(failed) = &inner.failed {
                 return Err(Error::Failed(failed.clone()));
             }
-            if inner.sealed.is_none() || inner.state.memory() < MEMORY_BYTES {
+            if inner.sealed.is_none() || !inner.is_full() {
                 return Ok(inner);
             }
             inner = shared.wait(inner);
@@ -447,11 +479,7 @@ impl Store {
     fn noted<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         if let Err(error @ Error::Broken { .. }) = &result {
             let shared = &self.opened.shared;
-            let mut inner = shared.lock();
-            inner.failed.get_or_insert_with(|| error.to_string());
-            // Without it nothing of the rest counts. If it cannot be removed, the next who opens the
-            // store finds what was found here.
-            let _removed = Manifest::remove(&shared.folder);
+            shared.fail(&mut shared.lock(), error);
         }
         result
     }
@@ -484,6 +512,7 @@ impl Iterator for Keys {
             let is_there = !matches!(value, Value::Removed);
             let found = is_there.then(|| key.key.to_vec());
             if let Err(error) = self.store.noted(self.merge.advance()) {
+                self.merge = Merge::new(Vec::new());
                 return Some(Err(error));
             }
             if let Some(key) = found {
@@ -503,12 +532,27 @@ impl Inner {
         written
     }
 
+    /// Returns whether as much is in memory, or in the journal, as may be.
+    fn is_full(&self) -> bool {
+        let journal_bytes = self.journal.bytes() + self.replayed_bytes;
+        self.state.memory() >= MEMORY_BYTES || journal_bytes >= JOURNAL_BYTES
+    }
+
+    fn seal_if_full(&mut self, shared: &Shared) -> Result<(), Error> {
+        if self.is_full() && self.sealed.is_none() {
+            self.seal(&shared.folder)?;
+            shared.changed.notify_all();
+        }
+        Ok(())
+    }
+
     /// Gives what is in memory to be written to a run, and begins another journal. Nothing else may be
     /// on that way.
     fn seal(&mut self, folder: &Path) -> Result<(), Error> {
         let journal = self.journal.next(folder, self.journal_number + 1);
         self.journal = journal.inspect_err(|error| self.failed = Some(error.to_string()))?;
         self.journal_number += 1;
+        self.replayed_bytes = 0;
         let state = Arc::make_mut(&mut self.state);
         state.sealed = std::mem::take(&mut state.chunks);
         self.sealed = Some(Sealed {
@@ -516,6 +560,7 @@ impl Inner {
             names: Arc::clone(&state.names),
             next_keyspace: self.next_keyspace,
             journal: self.journal_number,
+            has_dropped: self.dropped.take().is_some(),
             run: self.next_file,
         });
         self.next_file += 1;
@@ -548,12 +593,13 @@ impl Loaded {
         // and what comes behind the gap is not the state of any moment.
         let mut number = manifest.journal;
         let mut records = None;
+        let mut replayed_bytes = 0;
         let mut journals = tidy(folder, &manifest)?;
         while journals.remove(&number) {
             let replayed = manifest::replay(folder, number, records, |head, chunk| {
                 let names = Arc::make_mut(&mut state.names);
                 for (name, keyspace) in head.created {
-                    next_keyspace = next_keyspace.max(keyspace + 1);
+                    next_keyspace = next_keyspace.max(keyspace.saturating_add(1));
                     names.insert(name, keyspace);
                 }
                 if !head.dropped.is_empty() {
@@ -561,6 +607,7 @@ impl Loaded {
                 }
                 names.retain(|_, keyspace| !head.dropped.contains(keyspace));
                 state.meta = head.meta.map(Into::into);
+                replayed_bytes += chunk.as_bytes().len() as u64;
                 if chunk.len() > 0 {
                     state.push(chunk);
                 }
@@ -573,8 +620,7 @@ impl Loaded {
             number += 1;
         }
         for number in journals {
-            let path = journal_path(folder, number);
-            fs::remove_file(&path).map_err(disk("remove", &path))?;
+            remove(&journal_path(folder, number))?;
         }
         let inner = Inner {
             state: Arc::new(state),
@@ -585,6 +631,7 @@ impl Loaded {
             created: Vec::new(),
             sealed: None,
             dropped,
+            replayed_bytes,
             is_ending: false,
             failed: None,
         };
@@ -595,21 +642,19 @@ impl Loaded {
 /// Removes files that no manifest names, and returns the journals, in order.
 fn tidy(folder: &Path, manifest: &Manifest) -> Result<BTreeSet<u64>, Error> {
     let mut journals = BTreeSet::new();
-    for (is_run, number) in files(folder)? {
-        let path = if is_run {
-            run_path(folder, number)
-        } else {
-            journal_path(folder, number)
-        };
-        let is_needed = if is_run {
-            manifest.runs.iter().any(|run| run.number == number)
-        } else {
-            number >= manifest.journal
+    for entry in fs::read_dir(folder).map_err(disk("list", folder))? {
+        let entry = entry.map_err(disk("list", folder))?;
+        let is_needed = match part_of(&entry.file_name().to_string_lossy()) {
+            None => continue,
+            Some(Part::Run(number)) => manifest.runs.iter().any(|run| run.number == number),
+            Some(Part::Journal(number)) if number >= manifest.journal => {
+                journals.insert(number);
+                true
+            }
+            Some(Part::Journal(_)) => false,
         };
         if !is_needed {
-            fs::remove_file(&path).map_err(disk("remove", &path))?;
-        } else if !is_run {
-            journals.insert(number);
+            remove(&entry.path())?;
         }
     }
     Ok(journals)
@@ -618,23 +663,27 @@ fn tidy(folder: &Path, manifest: &Manifest) -> Result<BTreeSet<u64>, Error> {
 /// Removes all that a store has in a folder.
 fn empty(folder: &Path) -> Result<(), Error> {
     Manifest::remove(folder)?;
-    tidy(
-        folder,
-        &Manifest {
-            journal: u64::MAX,
-            ..Manifest::default()
-        },
-    )?;
+    let nothing = Manifest {
+        journal: u64::MAX,
+        ..Manifest::default()
+    };
+    tidy(folder, &nothing)?;
     Ok(())
 }
 
-fn files(folder: &Path) -> Result<Vec<(bool, u64)>, Error> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(disk("list", folder))? {
-        let entry = entry.map_err(disk("list", folder))?;
-        found.extend(number_of(&entry.file_name().to_string_lossy()));
+fn remove(file: &Path) -> Result<(), Error> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(disk("remove", file)(error))
+        }
+        _ => Ok(()),
     }
-    Ok(found)
+}
+
+/// What is to be done in the background.
+enum Work {
+    Write,
+    Merge(Job),
 }
 
 /// Writes what is sealed to runs, and merges them.
@@ -674,31 +723,26 @@ impl Live {
 /// Runs that become one.
 struct Job {
     /// Where they are among all.
-    runs: std::ops::Range<usize>,
+    runs: Range<usize>,
     tier: u32,
+    /// How often keyspaces had been dropped whose entries are left out.
+    purges: Option<u64>,
 }
 
-/// Decides what to merge.
-fn job(inner: &mut Inner) -> Option<Job> {
-    let runs = &inner.state.runs;
+/// Decides what to merge of the runs behind the first ones.
+fn job(runs: &[(RunName, Arc<Run>)], first: usize) -> Option<Job> {
     let tier = |index: usize| runs[index].0.tier;
-    if inner.dropped.take().is_some() && !runs.is_empty() {
-        return Some(Job {
-            runs: 0..runs.len(),
-            tier: tier(0),
-        });
-    }
     // Of the newest run's tier on: tiers rise with age.
     let mut end = runs.len();
-    while end > 0 {
-        let of_tier = (0..end)
-            .rev()
-            .take_while(|index| tier(*index) == tier(end - 1));
+    while end > first {
+        let of_tier = (first..end).rev();
+        let of_tier = of_tier.take_while(|index| tier(*index) == tier(end - 1));
         let count = of_tier.count();
         if count >= RUNS_UNMERGED {
             return Some(Job {
                 runs: end - count..end,
                 tier: tier(end - 1) + 1,
+                purges: None,
             });
         }
         end -= count;
@@ -706,40 +750,61 @@ fn job(inner: &mut Inner) -> Option<Job> {
     None
 }
 
+/// Says that the thread has ended, in whatever way, to whom waits for it.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let mut inner = self.0.lock();
+        if !inner.is_ending {
+            let ended = || "the thread that writes runs has ended".to_owned();
+            inner.failed.get_or_insert_with(ended);
+        }
+        self.0.changed.notify_all();
+    }
+}
+
 impl Background {
     fn run(mut self) {
-        loop {
-            let shared = Arc::clone(&self.shared);
-            let mut inner = shared.lock();
-            let done = loop {
-                if inner.is_ending || inner.failed.is_some() {
-                    return;
-                }
-                if inner.sealed.is_some() {
-                    drop(inner);
-                    break self.write_sealed();
-                }
-                if inner
-                    .dropped
-                    .is_some_and(|journal| journal >= self.manifest.journal)
-                {
-                    // Which keyspaces are gone must be in the manifest before their entries are.
-                    if let Err(error) = inner.seal(&shared.folder) {
-                        break Err(error);
-                    }
-                    continue;
-                }
-                if let Some(job) = job(&mut inner) {
-                    drop(inner);
-                    break self.merge(&job);
-                }
-                inner = shared.wait(inner);
+        let shared = Arc::clone(&self.shared);
+        let _ending = Ending(Arc::clone(&shared));
+        while let Some(work) = self.wait() {
+            let done = match work {
+                Work::Write => self.write_sealed(),
+                Work::Merge(job) => self.merge(&job),
             };
             if let Err(error) = done {
-                shared.lock().failed = Some(error.to_string());
-                shared.changed.notify_all();
-                return;
+                shared.fail(&mut shared.lock(), &error);
             }
+        }
+    }
+
+    /// Waits for something to do; `None` if nothing is to be done any more.
+    fn wait(&self) -> Option<Work> {
+        let mut inner = self.shared.lock();
+        loop {
+            if inner.is_ending || inner.failed.is_some() {
+                return None;
+            }
+            if inner.sealed.is_none() && inner.dropped.is_some() {
+                // Which keyspaces are gone must be in the manifest before their entries are.
+                inner.seal(&self.shared.folder).ok()?;
+            }
+            if inner.sealed.is_some() {
+                return Some(Work::Write);
+            }
+            let runs = &inner.state.runs;
+            if self.manifest.purged < self.manifest.drops {
+                return Some(Work::Merge(Job {
+                    runs: 0..runs.len(),
+                    tier: runs.first().map_or(0, |(name, _)| name.tier),
+                    purges: Some(self.manifest.drops),
+                }));
+            }
+            if let Some(job) = job(runs, 0) {
+                return Some(Work::Merge(job));
+            }
+            inner = self.shared.wait(inner);
         }
     }
 
@@ -770,33 +835,45 @@ impl Background {
             (name, Arc::new(run))
         });
 
-        let mut inner = self.shared.lock();
-        let sealed = inner.sealed.take().expect("only this thread takes it");
+        let shared = Arc::clone(&self.shared);
+        let mut inner = shared.lock();
         let mut manifest = self.manifest.clone();
+        let sealed = inner.sealed.as_ref().expect("only this thread takes it");
         manifest.meta = sealed.meta.as_deref().map(str::to_owned);
         manifest.names = (*sealed.names).clone();
         manifest.next_keyspace = sealed.next_keyspace;
-        manifest.next_file = inner.next_file;
+        manifest.drops += u64::from(sealed.has_dropped);
         manifest.runs.extend(run.as_ref().map(|(name, _)| *name));
         let journals = manifest.journal..sealed.journal;
         manifest.journal = sealed.journal;
-        manifest.write(folder)?;
-        self.manifest = manifest;
+        if !self.replace(&mut inner, manifest)? {
+            return Ok(());
+        }
+        inner.sealed = None;
         let state = Arc::make_mut(&mut inner.state);
         state.sealed.clear();
         state.runs.extend(run);
         drop(inner);
         self.shared.changed.notify_all();
         for number in journals {
-            let path = journal_path(folder, number);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(disk("remove", &path)(error));
-                }
-                _ => {}
-            }
+            remove(&journal_path(&self.shared.folder, number))?;
         }
         Ok(())
+    }
+
+    /// Puts a manifest into its place, unless the store has failed meanwhile: then there must be none
+    /// that names what is broken. Returns whether it is there.
+    fn replace(&mut self, inner: &mut Inner, mut manifest: Manifest) -> Result<bool, Error> {
+        if inner.failed.is_some() {
+            return Ok(false);
+        }
+        manifest.next_file = inner.next_file;
+        if let Err(error) = manifest.write(&self.shared.folder) {
+            self.shared.fail(inner, &error);
+            return Err(error);
+        }
+        self.manifest = manifest;
+        Ok(true)
     }
 
     /// Merges runs into one. What is sealed meanwhile is written in between.
@@ -804,35 +881,31 @@ impl Background {
         let (inputs, number) = {
             let mut inner = self.shared.lock();
             inner.next_file += 1;
-            (
-                inner.state.runs[job.runs.clone()].to_vec(),
-                inner.next_file - 1,
-            )
+            let inputs = inner.state.runs[job.runs.clone()].to_vec();
+            (inputs, inner.next_file - 1)
         };
         let path = run_path(&self.shared.folder, number);
         let entries = inputs.iter().map(|(_, run)| run.entries).sum();
-        let cursors = inputs
-            .iter()
-            .rev()
-            .map(|(_, run)| Cursor::of_run(run, None));
+        let newest_first = inputs.iter().rev();
+        let cursors = newest_first.map(|(_, run)| Cursor::of_run(run, None));
         let mut merge = Merge::new(cursors.collect::<Result<_, _>>()?);
         let is_oldest = job.runs.start == 0;
         // As the manifest has it: a crash must not bring a keyspace back without its entries.
         let mut live = Live::new(&self.manifest.names);
         let mut writer = RunWriter::create(&path, entries)?;
-        let mut left = MERGED_AT_ONCE;
+        let mut merged = (0, 0);
         while let Some((key, value)) = merge.entry() {
             let is_gone = is_oldest && matches!(value, Value::Removed);
             if !is_gone && live.has(key) {
                 writer.put(key, &value)?;
             }
+            merged = (merged.0 + 1, merged.1 + key.len() + value.len());
             merge.advance()?;
-            left -= 1;
-            if left == 0 {
-                left = MERGED_AT_ONCE;
-                if !self.goes_on()? {
+            if merged.0 >= MERGED_AT_ONCE || merged.1 >= MERGED_BYTES_AT_ONCE {
+                merged = (0, 0);
+                if !self.goes_on(job.runs.end)? {
                     drop(writer);
-                    return fs::remove_file(&path).map_err(disk("remove", &path));
+                    return remove(&path);
                 }
             }
         }
@@ -842,31 +915,40 @@ impl Background {
         };
         let run = writer.finish()?.map(|run| (name, Arc::new(run)));
 
-        let mut inner = self.shared.lock();
+        let shared = Arc::clone(&self.shared);
+        let mut inner = shared.lock();
         let mut manifest = self.manifest.clone();
         let merged = run.as_ref().map(|(name, _)| *name);
         manifest.runs.splice(job.runs.clone(), merged);
-        manifest.next_file = inner.next_file;
-        manifest.write(&self.shared.folder)?;
-        self.manifest = manifest;
+        manifest.purged = job.purges.unwrap_or(manifest.purged);
+        if !self.replace(&mut inner, manifest)? {
+            return Ok(());
+        }
         let runs = &mut Arc::make_mut(&mut inner.state).runs;
         runs.splice(job.runs.clone(), run);
         drop(inner);
         for (_, run) in &inputs {
             // Who reads it goes on with the open file.
-            fs::remove_file(run.path()).map_err(disk("remove", run.path()))?;
+            remove(run.path())?;
         }
         Ok(())
     }
 
-    /// Writes what is sealed, in the midst of a merge, and returns whether to go on with that.
-    fn goes_on(&mut self) -> Result<bool, Error> {
+    /// Does in the midst of a merge what cannot wait for its end, beside the runs up to `end`, and
+    /// returns whether to go on with it.
+    fn goes_on(&mut self, end: usize) -> Result<bool, Error> {
         let inner = self.shared.lock();
-        let (is_ending, is_sealed) = (inner.is_ending, inner.sealed.is_some());
+        let is_over = inner.is_ending || inner.failed.is_some();
+        let is_sealed = inner.sealed.is_some();
         drop(inner);
-        if is_sealed && !is_ending {
+        if is_sealed && !is_over {
             self.write_sealed()?;
+            // A large merge takes long, and each run is one more place to look.
+            let nested = job(&self.shared.lock().state.runs, end);
+            if let Some(nested) = nested {
+                self.merge(&nested)?;
+            }
         }
-        Ok(!is_ending)
+        Ok(!is_over)
     }
 }

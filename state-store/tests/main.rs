@@ -43,12 +43,17 @@ fn step(seed: u64, number: u64) -> Step {
     for _ in 0..count {
         let keyspace = KEYSPACES[random.random_range(0..KEYSPACES.len())];
         let mut key = random.random_range(0..3_000u32).to_be_bytes().to_vec();
-        if random.random_bool(0.01) {
-            key.resize(random.random_range(0..2_000), 7);
+        match random.random_range(0..2_000) {
+            // More than is read at once.
+            0 => key.resize(70_000, 7),
+            1..20 => key.resize(random.random_range(0..2_000), 7),
+            _ => {}
         }
         let length = match random.random_range(0..1_000) {
             0 => 300_000,
-            1..20 => 5_000,
+            // A little less and a little more than lies alone in its block.
+            1..8 => random.random_range(60_000..66_000),
+            8..20 => 5_000,
             _ => random.random_range(0..100),
         };
         let value = random
@@ -183,12 +188,8 @@ fn what_was_written_is_read_and_what_was_not_is_not() {
         }
     }
     assert_eq!(dump(&store).unwrap(), model);
-    let runs = fs::read_dir(folder.path()).unwrap();
-    let runs = runs.filter(|entry| {
-        let name = entry.as_ref().unwrap().file_name();
-        name.to_string_lossy().starts_with("run-")
-    });
-    assert!(runs.count() > 0, "nothing was too much for memory");
+    let runs = files(folder.path(), "run-");
+    assert!(!runs.is_empty(), "nothing was too much for memory");
 }
 
 #[test]
@@ -257,6 +258,80 @@ fn a_keyspace_that_was_dropped_leaves_the_disk() {
     });
     visit.unwrap();
     assert_eq!(count, 60_000);
+}
+
+/// Returns the files of a folder whose names begin so, and their sizes.
+fn files(folder: &Path, prefix: &str) -> Vec<(std::path::PathBuf, u64)> {
+    let entries = fs::read_dir(folder).expect("the folder is there");
+    let named = entries.flatten().filter(|entry| {
+        let name = entry.file_name();
+        name.to_string_lossy().starts_with(prefix)
+    });
+    let sized = named.map(|entry| (entry.path(), entry.metadata().map_or(0, |data| data.len())));
+    sized.collect()
+}
+
+#[test]
+fn the_journal_stays_small_however_often_the_same_few_keys_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(folder.path()).unwrap();
+    let value = vec![7; 1_000];
+    for round in 0..40_000u32 {
+        let keyspace = store.ensure_keyspace("hot");
+        let mut batch = Batch::default();
+        batch.put(keyspace, &(round % 10).to_be_bytes(), Some(&value));
+        store.apply(batch, "").unwrap();
+        if round % 9_000 == 0 {
+            drop(store);
+            store = Store::open(folder.path()).unwrap();
+        }
+    }
+    let journals = files(folder.path(), "journal-");
+    let bytes: u64 = journals.iter().map(|(_, bytes)| bytes).sum();
+    assert!(
+        bytes < 40 << 20,
+        "{bytes} bytes in {} journals",
+        journals.len()
+    );
+}
+
+#[test]
+fn a_run_that_nobody_reads_and_a_merge_finds_broken_is_no_obstacle_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |store: &Store, number: u32| {
+        let keyspace = store.ensure_keyspace("a");
+        let mut batch = Batch::default();
+        batch.put(keyspace, &number.to_be_bytes(), Some(&[7; 50_000]));
+        store.apply(batch, &number.to_string())
+    };
+    let store = Store::open(folder.path()).unwrap();
+    let mut number = 0;
+    while files(folder.path(), "run-").len() < 3 {
+        number += 1;
+        write(&store, number).unwrap();
+    }
+    drop(store);
+    let (run, _) = files(folder.path(), "run-").remove(0);
+    let mut bytes = fs::read(&run).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&run, bytes).unwrap();
+
+    let store = Store::open(folder.path()).unwrap();
+    let failed = (0..100_000).find_map(|_| {
+        number += 1;
+        write(&store, number).err()
+    });
+    let failed = failed.expect("runs were merged");
+    assert!(matches!(failed, Error::Failed(_)), "{failed}");
+    assert!(
+        failed.to_string().contains("is not what was written"),
+        "{failed}"
+    );
+    drop(store);
+    let store = Store::open(folder.path()).unwrap();
+    assert_eq!(store.meta(), None, "it is begun anew");
+    write(&store, 1).unwrap();
 }
 
 fn holds(folder: &Path, text: &[u8]) -> bool {

@@ -33,26 +33,32 @@ pub(super) async fn read(
     if let Ok(positions) = tokio::time::timeout(timeout, read).await {
         return positions;
     }
+    Err(match open_at(config, topic, partition).await {
+        Ok(Some(offset)) => Error::TransactionLeftOpen {
+            topic: topic.to_owned(),
+            partition,
+            offset,
+            after: timeout,
+        },
+        // Whatever keeps Kafka from answering that has kept it from answering before.
+        Ok(None) | Err(_) => Error::TimedOut {
+            operation: "read positions of",
+            subject: owner.to_owned(),
+            after: timeout,
+        },
+    })
+}
+
+/// Returns the last stable offset, if there are records behind it.
+async fn open_at(config: &KafkaConfig, topic: &str, partition: i32) -> Result<Option<i64>, Error> {
     let admin = Admin::new(config)?;
     let end = async |isolation| {
         let ends = admin.end_offsets(topic, isolation).await;
         ends.map(|ends| ends.get(&partition).copied().unwrap_or(0))
     };
     let stable = end(Isolation::ReadCommitted).await?;
-    Err(if stable < end(Isolation::ReadUncommitted).await? {
-        Error::TransactionLeftOpen {
-            topic: topic.to_owned(),
-            partition,
-            offset: stable,
-            after: timeout,
-        }
-    } else {
-        Error::TimedOut {
-            operation: "read positions of",
-            subject: owner.to_owned(),
-            after: timeout,
-        }
-    })
+    let is_open = stable < end(Isolation::ReadUncommitted).await?;
+    Ok(is_open.then_some(stable))
 }
 
 async fn read_to_end(

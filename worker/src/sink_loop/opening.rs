@@ -66,6 +66,7 @@ pub(super) async fn deliver(
             Some((lane, began)) => match Box::pin(lane.run(orders.clone())).await {
                 // The source may have made a column wider since.
                 Err(Undelivered::Attempt(error)) if error.class == Class::Definite => {
+                    tracing::debug!(error = error.message, "an input cannot go on as it is");
                     let now = shape(&shared.ctx, &mut Decoders::default(), input, table).await?;
                     if now == began {
                         return Err(Undelivered::Attempt(error));
