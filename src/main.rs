@@ -95,6 +95,7 @@ async fn run(role: Role) -> Result<u8> {
     match role {
         Role::Worker(Configured { config }) => {
             let config = configure(config.as_deref())?;
+            raise_open_files();
             Box::pin(hutong_worker::run(config, asked_to_end()?)).await?;
             Ok(0)
         }
@@ -128,6 +129,19 @@ async fn run(role: Role) -> Result<u8> {
             Box::pin(hutong_local::runner::test(&command)).await
         }
     }
+}
+
+/// Lets the process have as many files open as it may at all: the state of each partition with views
+/// takes some tens, and a shell's limit of 1,024 is meant for programs that wait with `select`.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    // It is as well with what it has, until it has too many.
+    let _raised = setrlimit(Resource::Nofile, raised);
 }
 
 fn say(text: &str) -> Result<u8> {

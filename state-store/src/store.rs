@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -19,6 +20,11 @@ use crate::run::{Run, RunWriter, Value};
 
 /// What is gathered in memory until a run is written. While that is done as much again may gather.
 const MEMORY_BYTES: usize = 4 * 1024 * 1024;
+/// What may gather in all stores of the process together. Beyond it each writes what it has, unless that
+/// is less than a chunk: a worker may have hundreds of stores, of which few are written at a time.
+const MEMORY_BYTES_ALL: usize = 64 * 1024 * 1024;
+/// Bytes in memory in all stores of the process.
+static IN_MEMORY: AtomicUsize = AtomicUsize::new(0);
 /// Chunks in memory that are smaller are put together, lest a key is looked for in hundreds of them.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// So many runs that were merged equally often are merged into one.
@@ -133,9 +139,28 @@ struct Inner {
     dropped: Option<u64>,
     /// Bytes of earlier journals whose records are in memory.
     replayed_bytes: u64,
+    in_memory: InMemory,
     is_ending: bool,
     /// Why nothing can be written any more.
     failed: Option<String>,
+}
+
+/// What a store has in memory, counted among what all have. What is on its way into a run is not.
+#[derive(Debug, Default)]
+struct InMemory(usize);
+
+impl InMemory {
+    fn is(&mut self, bytes: usize) {
+        IN_MEMORY.fetch_add(bytes, Ordering::Relaxed);
+        IN_MEMORY.fetch_sub(self.0, Ordering::Relaxed);
+        self.0 = bytes;
+    }
+}
+
+impl Drop for InMemory {
+    fn drop(&mut self) {
+        self.is(0);
+    }
 }
 
 /// What can be read. Replaced with every change.
@@ -535,10 +560,14 @@ impl Inner {
     /// Returns whether as much is in memory, or in the journal, as may be.
     fn is_full(&self) -> bool {
         let journal_bytes = self.journal.bytes() + self.replayed_bytes;
-        self.state.memory() >= MEMORY_BYTES || journal_bytes >= JOURNAL_BYTES
+        let memory = self.state.memory();
+        memory >= MEMORY_BYTES
+            || journal_bytes >= JOURNAL_BYTES
+            || (memory >= CHUNK_BYTES && IN_MEMORY.load(Ordering::Relaxed) >= MEMORY_BYTES_ALL)
     }
 
     fn seal_if_full(&mut self, shared: &Shared) -> Result<(), Error> {
+        self.in_memory.is(self.state.memory());
         if self.is_full() && self.sealed.is_none() {
             self.seal(&shared.folder)?;
             shared.changed.notify_all();
@@ -553,6 +582,7 @@ impl Inner {
         self.journal = journal.inspect_err(|error| self.failed = Some(error.to_string()))?;
         self.journal_number += 1;
         self.replayed_bytes = 0;
+        self.in_memory.is(0);
         let state = Arc::make_mut(&mut self.state);
         state.sealed = std::mem::take(&mut state.chunks);
         self.sealed = Some(Sealed {
@@ -632,6 +662,7 @@ impl Loaded {
             sealed: None,
             dropped,
             replayed_bytes,
+            in_memory: InMemory::default(),
             is_ending: false,
             failed: None,
         };

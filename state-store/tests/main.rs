@@ -276,7 +276,7 @@ fn the_journal_stays_small_however_often_the_same_few_keys_change() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = Store::open(folder.path()).unwrap();
     let value = vec![7; 1_000];
-    for round in 0..40_000u32 {
+    for round in 0..60_000u32 {
         let keyspace = store.ensure_keyspace("hot");
         let mut batch = Batch::default();
         batch.put(keyspace, &(round % 10).to_be_bytes(), Some(&value));
@@ -293,6 +293,40 @@ fn the_journal_stays_small_however_often_the_same_few_keys_change() {
         "{bytes} bytes in {} journals",
         journals.len()
     );
+}
+
+#[test]
+fn many_stores_together_keep_little_more_in_memory_than_one() {
+    // What is in memory is in journals, which end with it.
+    let folders: Vec<_> = (0..60).map(|_| tempfile::tempdir().unwrap()).collect();
+    let stores = folders
+        .iter()
+        .map(|folder| Store::open(folder.path()).unwrap());
+    let stores: Vec<Store> = stores.collect();
+    for round in 0..30u32 {
+        for store in &stores {
+            let keyspace = store.ensure_keyspace("a");
+            let mut batch = Batch::default();
+            batch.put(keyspace, &round.to_be_bytes(), Some(&[7; 120_000]));
+            store.apply(batch, "").unwrap();
+        }
+    }
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let of_store = |folder: &tempfile::TempDir| files(folder.path(), "journal-");
+        let journals = folders.iter().flat_map(of_store);
+        let bytes: u64 = journals.map(|(_, bytes)| bytes).sum();
+        // Other tests of this process keep something as well.
+        if bytes < 64 * 1024 * 1024 + 60 * 512 * 1024 {
+            break;
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{bytes} bytes of {}",
+            60 * 30 * 120_000
+        );
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }
 
 #[test]
