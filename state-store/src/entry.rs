@@ -40,11 +40,16 @@ pub(crate) struct Entry<'a> {
 }
 
 pub(crate) fn put(bytes: &mut Vec<u8>, key: Key<'_>, value: Option<&[u8]>) {
+    put_head(bytes, key, value.map(<[u8]>::len));
+    bytes.extend_from_slice(value.unwrap_or_default());
+}
+
+/// Puts what comes before a value of so many bytes.
+pub(crate) fn put_head(bytes: &mut Vec<u8>, key: Key<'_>, value_length: Option<usize>) {
     put_varint(bytes, key.len());
-    put_varint(bytes, value.map_or(0, |value| value.len() + 1));
+    put_varint(bytes, value_length.map_or(0, |length| length + 1));
     bytes.extend_from_slice(&key.keyspace.to_be_bytes());
     bytes.extend_from_slice(key.key);
-    bytes.extend_from_slice(value.unwrap_or_default());
 }
 
 /// Reads the entry that begins at a place, and returns it and where it ends, or `None` if there is

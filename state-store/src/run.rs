@@ -141,13 +141,8 @@ impl Run {
         &self.path
     }
 
-    /// Looks a key up, and calls `found` with its value, or `None` if it was removed.
-    pub(crate) fn get<T>(
-        &self,
-        key: Key<'_>,
-        hash: Hash,
-        found: impl FnOnce(Option<&[u8]>) -> T,
-    ) -> Result<Option<T>, Error> {
+    /// Looks a key up.
+    pub(crate) fn get(&self, key: Key<'_>, hash: Hash) -> Result<Option<FoundIn>, Error> {
         if !self.may_have(hash)? {
             return Ok(None);
         }
@@ -160,7 +155,9 @@ impl Run {
         while at < block.len() {
             let (entry, next) = self.entry(&block, at)?;
             if entry.key >= key {
-                return Ok((entry.key == key).then(|| found(entry.value)));
+                let is_it = entry.key == key;
+                let value = entry.value.map(|value| next - value.len()..next);
+                return Ok(is_it.then_some(FoundIn { block, value }));
             }
             at = next;
         }
@@ -286,6 +283,30 @@ impl Run {
 
     fn broken(&self, problem: &'static str) -> Error {
         broken(&self.path, problem)
+    }
+}
+
+/// An entry that was looked up.
+pub(crate) struct FoundIn {
+    block: Vec<u8>,
+    /// Where the value is; `None` if the key was removed.
+    value: Option<Range<usize>>,
+}
+
+impl FoundIn {
+    pub(crate) fn value(&self) -> Option<&[u8]> {
+        self.value.clone().map(|range| &self.block[range])
+    }
+
+    /// Returns the value in memory of its own: that of the block if little else is there.
+    pub(crate) fn into_value(mut self) -> Option<Vec<u8>> {
+        let Range { start, end } = self.value?;
+        if end - start < self.block.len() / 2 {
+            return Some(self.block[start..end].to_vec());
+        }
+        self.block.truncate(end);
+        self.block.drain(..start);
+        Some(self.block)
     }
 }
 
@@ -598,23 +619,30 @@ impl RunWriter {
             Value::Here(value) => Some(*value),
             Value::Apart(large) => return self.copy(key, *large),
         };
-        let is_large = key.len() + value.map_or(0, <[u8]>::len) > LARGE_BYTES;
-        if is_large {
-            self.end_block(0)?;
+        if key.len() + value.map_or(0, <[u8]>::len) > LARGE_BYTES {
+            return self.put_alone(key, value);
         }
         self.begin(key);
         entry::put(&mut self.block, key, value);
-        if is_large {
-            self.end_block(IS_LARGE)?;
-        } else if self.block.len() >= BLOCK_BYTES {
-            self.end_block(0)?;
+        if self.block.len() >= BLOCK_BYTES {
+            self.end_block()?;
         }
         Ok(())
     }
 
+    /// Adds a large entry, in a block of its own and without a copy of it.
+    fn put_alone(&mut self, key: Key<'_>, value: Option<&[u8]>) -> Result<(), Error> {
+        self.end_block()?;
+        self.begin(key);
+        let mut head = Vec::with_capacity(key.len() + 2 * size_of::<u64>());
+        entry::put_head(&mut head, key, value.map(<[u8]>::len));
+        let length = self.write_block(&[&head, value.unwrap_or_default()], IS_LARGE)?;
+        self.note_block(length)
+    }
+
     /// Copies a block with one large entry, some of it at a time.
     fn copy(&mut self, key: Key<'_>, large: LargeValue<'_>) -> Result<(), Error> {
-        self.end_block(0)?;
+        self.end_block()?;
         self.begin(key);
         let LargeValue { run, block } = large;
         run.copy_block(block, |part| self.write(part))?;
@@ -631,12 +659,12 @@ impl RunWriter {
         self.entries += 1;
     }
 
-    fn end_block(&mut self, flag: u32) -> Result<(), Error> {
+    fn end_block(&mut self) -> Result<(), Error> {
         if self.block.is_empty() {
             return Ok(());
         }
         let block = std::mem::take(&mut self.block);
-        let length = self.write_block(&block, flag)?;
+        let length = self.write_block(&[&block], 0)?;
         self.block = block;
         self.block.clear();
         self.note_block(length)
@@ -663,7 +691,7 @@ impl RunWriter {
             return Ok(());
         }
         let index = std::mem::take(&mut self.index);
-        let length = self.write_block(&index, IS_INDEX)?;
+        let length = self.write_block(&[&index], IS_INDEX)?;
         let span = Span {
             offset: self.at - u64::from(length),
             length,
@@ -672,17 +700,23 @@ impl RunWriter {
         Ok(())
     }
 
-    fn write_block(&mut self, block: &[u8], flag: u32) -> Result<u32, Error> {
-        let whole = u32::try_from(HEADER_BYTES + block.len());
-        let whole = whole.ok().filter(|whole| *whole < IS_LARGE);
-        let whole = whole.ok_or(Error::TooLarge { bytes: block.len() })?;
+    /// Writes a block that lies in parts, and returns its length with its header.
+    fn write_block(&mut self, parts: &[&[u8]], flag: u32) -> Result<u32, Error> {
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        let whole = u32::try_from(HEADER_BYTES.saturating_add(bytes)).ok();
+        let whole = whole.filter(|whole| *whole < IS_LARGE);
+        let whole = whole.ok_or(Error::TooLarge { bytes })?;
         let mut header = Header {
-            length: u32::try_from(block.len()).unwrap_or(u32::MAX) | flag,
+            length: u32::try_from(bytes).unwrap_or(u32::MAX) | flag,
             sum: 0,
         };
-        header.sum = header.sum_of(block);
+        let mut sum = header.begin_sum();
+        parts.iter().for_each(|part| sum.update(part));
+        header.sum = sum.digest();
         self.write(&header.to_bytes())?;
-        self.write(block)?;
+        for part in parts {
+            self.write(part)?;
+        }
         Ok(whole)
     }
 
@@ -699,11 +733,11 @@ impl RunWriter {
             std::fs::remove_file(&self.path).map_err(disk("remove", &self.path))?;
             return Ok(None);
         }
-        self.end_block(0)?;
+        self.end_block()?;
         self.end_index()?;
         let blocks_end = self.at;
         let top = std::mem::take(&mut self.top);
-        self.write_block(&top, 0)?;
+        self.write_block(&[&top], 0)?;
         let top_end = self.at;
         let filter = self.filter.to_bytes();
         self.write(&filter)?;

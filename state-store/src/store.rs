@@ -16,10 +16,12 @@ use crate::manifest::{
     self, Head, Journal, Manifest, Names, Part, RunName, journal_path, part_of, run_path,
 };
 use crate::merge::{Cursor, Merge};
-use crate::run::{Run, RunWriter, Value};
+use crate::run::{FoundIn, Run, RunWriter, Value};
 
 /// What is gathered in memory until a run is written. While that is done as much again may gather.
 const MEMORY_BYTES: usize = 4 * 1024 * 1024;
+/// A batch that is larger is in a run when it is taken, and not in memory any more.
+const LARGE_BATCH_BYTES: usize = 2 * MEMORY_BYTES;
 /// What may gather in all stores of the process together. Beyond it each writes what it has, unless that
 /// is less than a chunk: a worker may have hundreds of stores, of which few are written at a time.
 const MEMORY_BYTES_ALL: usize = 64 * 1024 * 1024;
@@ -197,16 +199,21 @@ impl State {
         Ok(first.is_some_and(|(key, _)| key.keyspace == keyspace))
     }
 
-    fn get<T>(&self, key: Key<'_>, found: impl Fn(Option<&[u8]>) -> T) -> Result<Option<T>, Error> {
+    fn get<T>(
+        &self,
+        key: Key<'_>,
+        in_memory: impl Fn(Option<&[u8]>) -> T,
+        in_run: impl Fn(FoundIn) -> T,
+    ) -> Result<Option<T>, Error> {
         for chunk in self.chunks.iter().rev().chain(self.sealed.iter().rev()) {
             if let Some(entry) = chunk.get(key) {
-                return Ok(Some(found(entry.value)));
+                return Ok(Some(in_memory(entry.value)));
             }
         }
         let hash = Hash::of(key);
         for (_, run) in self.runs.iter().rev() {
-            if let Some(value) = run.get(key, hash, &found)? {
-                return Ok(Some(value));
+            if let Some(found) = run.get(key, hash)? {
+                return Ok(Some(in_run(found)));
             }
         }
         Ok(None)
@@ -363,7 +370,24 @@ impl Store {
             keyspace: keyspace.0,
             key,
         };
-        let value = self.state().get(key, |value| value.map(&found));
+        let in_memory = |value: Option<&[u8]>| value.map(&found);
+        let value = self
+            .state()
+            .get(key, in_memory, |entry| in_memory(entry.value()));
+        self.noted(value.map(Option::flatten))
+    }
+
+    /// Reads a key, and returns its value.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn get_vec(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let key = Key {
+            keyspace: keyspace.0,
+            key,
+        };
+        let in_memory = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
+        let value = self.state().get(key, in_memory, FoundIn::into_value);
         self.noted(value.map(Option::flatten))
     }
 
@@ -443,8 +467,17 @@ impl Store {
         inner.write(&head, batch.chunk.as_bytes())?;
         let state = Arc::make_mut(&mut inner.state);
         state.meta = Some(meta.into());
+        let is_large = batch.chunk.memory() >= LARGE_BATCH_BYTES;
         if batch.chunk.len() > 0 {
             state.push(batch.chunk);
+        }
+        // Two of them would be twice what may gather, and more.
+        while is_large && inner.failed.is_none() {
+            if inner.sealed.is_none() && !inner.is_full() {
+                break;
+            }
+            inner.seal_if_full(&self.opened.shared)?;
+            inner = self.opened.shared.wait(inner);
         }
         inner.seal_if_full(&self.opened.shared)
     }

@@ -134,6 +134,11 @@ fn dump(store: &Store) -> Result<Model, Error> {
         for (key, value) in &held {
             let found = store.get(keyspace, key, <[u8]>::to_vec)?;
             assert_eq!(found.as_ref(), Some(value), "{key:?}");
+            assert_eq!(
+                store.get_vec(keyspace, key)?.as_ref(),
+                Some(value),
+                "{key:?}"
+            );
         }
         model.keyspaces.insert(name, held);
     }

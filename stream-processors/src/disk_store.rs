@@ -137,7 +137,7 @@ impl Store for DiskStore {
     }
 
     fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let row = self.store.get(self.rows(), key, <[u8]>::to_vec);
+        let row = self.store.get_vec(self.rows(), key);
         row.map_err(failed("read"))
     }
 
