@@ -143,13 +143,43 @@ impl Run {
 
     /// Looks a key up.
     pub(crate) fn get(&self, key: Key<'_>, hash: Hash) -> Result<Option<FoundIn>, Error> {
-        if !self.may_have(hash)? {
-            return Ok(None);
+        match self.place_of(key, hash)? {
+            Some((buffer, place)) => self.get_in(place, buffer, key),
+            None => Ok(None),
         }
-        let Some((index, place)) = self.block_of(key)? else {
+    }
+
+    /// Returns whether a key is there, or was removed; `None` if nothing is known of it. A large value
+    /// is not held for that.
+    pub(crate) fn has(self: &Arc<Self>, key: Key<'_>, hash: Hash) -> Result<Option<bool>, Error> {
+        let Some((buffer, place)) = self.place_of(key, hash)? else {
             return Ok(None);
         };
-        let mut block = index;
+        let length = usize::try_from(place.length).unwrap_or(usize::MAX);
+        if length <= 2 * LARGE_BYTES {
+            let found = self.get_in(place, buffer, key)?;
+            return Ok(found.map(|found| found.value.is_some()));
+        }
+        let cursor = RunCursor::at(Arc::clone(self), place.offset)?;
+        let is_there = !matches!(cursor.value(), Value::Removed);
+        Ok((cursor.key() == Some(key)).then_some(is_there))
+    }
+
+    /// Returns the place of the block that may have a key, and a buffer for it.
+    fn place_of(&self, key: Key<'_>, hash: Hash) -> Result<Option<(Vec<u8>, Span)>, Error> {
+        if self.may_have(hash)? {
+            self.block_of(key)
+        } else {
+            Ok(None)
+        }
+    }
+
+    fn get_in(
+        &self,
+        place: Span,
+        mut block: Vec<u8>,
+        key: Key<'_>,
+    ) -> Result<Option<FoundIn>, Error> {
         self.read_block(place, &mut block)?;
         let mut at = 0;
         while at < block.len() {

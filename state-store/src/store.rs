@@ -203,7 +203,7 @@ impl State {
         &self,
         key: Key<'_>,
         in_memory: impl Fn(Option<&[u8]>) -> T,
-        in_run: impl Fn(FoundIn) -> T,
+        in_run: impl Fn(&Arc<Run>, Hash) -> Result<Option<T>, Error>,
     ) -> Result<Option<T>, Error> {
         for chunk in self.chunks.iter().rev().chain(self.sealed.iter().rev()) {
             if let Some(entry) = chunk.get(key) {
@@ -212,8 +212,8 @@ impl State {
         }
         let hash = Hash::of(key);
         for (_, run) in self.runs.iter().rev() {
-            if let Some(found) = run.get(key, hash)? {
-                return Ok(Some(in_run(found)));
+            if let Some(found) = in_run(run, hash)? {
+                return Ok(Some(found));
             }
         }
         Ok(None)
@@ -371,9 +371,11 @@ impl Store {
             key,
         };
         let in_memory = |value: Option<&[u8]>| value.map(&found);
-        let value = self
-            .state()
-            .get(key, in_memory, |entry| in_memory(entry.value()));
+        let in_run = |run: &Arc<Run>, hash| {
+            let entry = run.get(key, hash)?;
+            Ok(entry.map(|entry| in_memory(entry.value())))
+        };
+        let value = self.state().get(key, in_memory, in_run);
         self.noted(value.map(Option::flatten))
     }
 
@@ -387,8 +389,25 @@ impl Store {
             key,
         };
         let in_memory = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
-        let value = self.state().get(key, in_memory, FoundIn::into_value);
+        let in_run = |run: &Arc<Run>, hash| Ok(run.get(key, hash)?.map(FoundIn::into_value));
+        let value = self.state().get(key, in_memory, in_run);
         self.noted(value.map(Option::flatten))
+    }
+
+    /// Returns whether a key is there.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn contains(&self, keyspace: Keyspace, key: &[u8]) -> Result<bool, Error> {
+        let key = Key {
+            keyspace: keyspace.0,
+            key,
+        };
+        let in_memory = |value: Option<&[u8]>| value.is_some();
+        let is_there = self
+            .state()
+            .get(key, in_memory, |run, hash| run.has(key, hash));
+        Ok(self.noted(is_there)?.unwrap_or(false))
     }
 
     /// Visits the entries of a keyspace behind a key, or all, in order, until `visit` returns false.

@@ -174,6 +174,12 @@ fn what_was_written_is_read_and_what_was_not_is_not() {
                 held.get(key.as_slice()),
                 "{number}: {key:?}"
             );
+            let contains = store.contains(keyspace, &key).unwrap();
+            assert_eq!(
+                contains,
+                held.contains_key(key.as_slice()),
+                "{number}: {key:?}"
+            );
             let mut behind = Vec::new();
             let visit = store.visit_after(keyspace, Some(&key), |key, _| {
                 behind.push(key.to_vec());

@@ -142,8 +142,8 @@ impl Store for DiskStore {
     }
 
     fn has_row(&self, key: &[u8]) -> Result<bool, Error> {
-        let row = self.store.get(self.rows(), key, |_| ());
-        Ok(row.map_err(failed("read"))?.is_some())
+        let has_row = self.store.contains(self.rows(), key);
+        has_row.map_err(failed("read"))
     }
 
     fn rows_after(&self, key: Option<&[u8]>, visit: VisitRow<'_>) -> Result<(), Error> {
