@@ -1,30 +1,15 @@
 //! What surely is not among a run's keys: a Bloom filter, in blocks of 256 bits.
-//!
-//! One cache line is touched for each question (F. Putze, P. Sanders, J. Singler, "Cache-, Hash- and
-//! Space-Efficient Bloom Filters", 2007).
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::bloom::{self, Block};
 use crate::entry::Key;
 
-pub(crate) const BLOCK_BYTES: usize = 32;
-type Block = [u32; BLOCK_BYTES / 4];
+pub(crate) const BLOCK_BYTES: usize = size_of::<Block>();
 
 const BITS_PER_KEY: usize = 10;
 /// A filter of more keys than fit grows worse instead of larger.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// Odd factors that make eight independent positions of one number, as in Parquet's filters.
-const SALT: Block = [
-    0x47b6_137b,
-    0x4497_4d91,
-    0x8824_ad5b,
-    0xa2b7_289d,
-    0x7054_95c7,
-    0x2df1_424b,
-    0x9efc_4947,
-    0x5c6b_fb31,
-];
 
 /// What a key is known by in filters.
 #[derive(Clone, Copy)]
@@ -37,14 +22,11 @@ impl Hash {
 
     /// Returns the block that holds the key, of so many.
     pub(crate) fn block(self, blocks: usize) -> usize {
-        // The upper half, scaled to the number of blocks, which is far below 2^32.
-        let scaled = (self.0 >> 32).wrapping_mul(blocks as u64) >> 32;
-        usize::try_from(scaled).unwrap_or(0)
+        bloom::place(self.0, blocks)
     }
 
     fn bits(self) -> Block {
-        let low = u32::try_from(self.0 & 0xFFFF_FFFF).unwrap_or(0);
-        SALT.map(|salt| 1 << (low.wrapping_mul(salt) >> 27))
+        bloom::bits(self.0)
     }
 
     /// Returns whether the key may be in a block; `false` is certain.

@@ -16,6 +16,7 @@
 //! Read in this order: entries as bytes ([`entry`]), in memory ([`chunk`]), in a file ([`run`]),
 //! several as one ([`merge`]), what is in which file ([`manifest`]), and the [`store`].
 
+pub mod bloom;
 mod chunk;
 mod entry;
 mod error;

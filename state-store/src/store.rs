@@ -1,22 +1,24 @@
-//! The store, and the thread that writes and merges its runs.
+//! The store: what can be read, and what is written. How it begins is in [`loading`], what is done beside
+//! the batches in [`background`].
 
-use std::collections::BTreeSet;
+mod background;
+mod loading;
+
 use std::fs::{self, File, TryLockError};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use self::background::Background;
+use self::loading::Loaded;
 use crate::chunk::Chunk;
 use crate::entry::Key;
 use crate::error::{Error, disk};
 use crate::filter::Hash;
-use crate::manifest::{
-    self, Head, Journal, Manifest, Names, Part, RunName, journal_path, part_of, run_path,
-};
+use crate::manifest::{Head, Journal, Manifest, Names, RunName};
 use crate::merge::{Cursor, Merge};
-use crate::run::{FoundIn, Run, RunWriter, Value};
+use crate::run::{FoundIn, Run, Value};
 
 /// What is gathered in memory until a run is written. While that is done as much again may gather.
 const MEMORY_BYTES: usize = 4 * 1024 * 1024;
@@ -29,14 +31,9 @@ const MEMORY_BYTES_ALL: usize = 64 * 1024 * 1024;
 static IN_MEMORY: AtomicUsize = AtomicUsize::new(0);
 /// Chunks in memory that are smaller are put together, lest a key is looked for in hundreds of them.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// So many runs that were merged equally often are merged into one.
-const RUNS_UNMERGED: usize = 8;
 /// What a journal holds at most before what is in memory is written to a run, however little that is:
 /// so much is read by a start.
 const JOURNAL_BYTES: u64 = 16 * 1024 * 1024;
-/// How many entries, and bytes of them, are merged between two looks at what else is to be done.
-const MERGED_AT_ONCE: usize = 4096;
-const MERGED_BYTES_AT_ONCE: usize = 1024 * 1024;
 
 /// A set of keys that is written and dropped by itself. Valid for the store that gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -293,7 +290,7 @@ impl Store {
         }
         let opened = match Loaded::load(folder) {
             Err(Error::Broken { .. }) => {
-                empty(folder)?;
+                loading::empty(folder)?;
                 Loaded::load(folder)?
             }
             opened => opened?,
@@ -512,13 +509,8 @@ impl Store {
         let dropped: Vec<u32> = numbers.copied().collect();
         let mut holds_any = false;
         for number in &dropped {
-            holds_any |= match inner.state.holds(*number) {
-                Err(error) => {
-                    self.opened.shared.fail(&mut inner, &error);
-                    return Err(error);
-                }
-                holds => holds?,
-            };
+            let holds = inner.state.holds(*number);
+            holds_any |= holds.inspect_err(|error| self.opened.shared.fail(&mut inner, error))?;
         }
         let head = Head {
             meta: meta.map(str::to_owned),
@@ -647,391 +639,5 @@ impl Inner {
         });
         self.next_file += 1;
         Ok(())
-    }
-}
-
-/// What was found in a folder.
-struct Loaded {
-    manifest: Manifest,
-    inner: Inner,
-}
-
-impl Loaded {
-    fn load(folder: &Path) -> Result<Self, Error> {
-        let found = Manifest::read(folder)?;
-        let manifest = found.unwrap_or_default();
-        let mut state = State {
-            meta: manifest.meta.as_deref().map(Into::into),
-            names: Arc::new(manifest.names.clone()),
-            ..State::default()
-        };
-        for name in &manifest.runs {
-            let run = Run::open(&run_path(folder, name.number))?;
-            state.runs.push((*name, Arc::new(run)));
-        }
-        let mut next_keyspace = manifest.next_keyspace;
-        let mut dropped = None;
-        // Each must follow the one before: after a crash of the machine one may have lost its end,
-        // and what comes behind the gap is not the state of any moment.
-        let mut number = manifest.journal;
-        let mut records = None;
-        let mut replayed_bytes = 0;
-        let mut journals = tidy(folder, &manifest)?;
-        while journals.remove(&number) {
-            let replayed = manifest::replay(folder, number, records, |head, chunk| {
-                let names = Arc::make_mut(&mut state.names);
-                for (name, keyspace) in head.created {
-                    next_keyspace = next_keyspace.max(keyspace.saturating_add(1));
-                    names.insert(name, keyspace);
-                }
-                if !head.dropped.is_empty() {
-                    dropped = Some(number);
-                }
-                names.retain(|_, keyspace| !head.dropped.contains(keyspace));
-                state.meta = head.meta.map(Into::into);
-                replayed_bytes += chunk.as_bytes().len() as u64;
-                if chunk.len() > 0 {
-                    state.push(chunk);
-                }
-            })?;
-            let Some(replayed) = replayed else {
-                journals.insert(number);
-                break;
-            };
-            records = Some(replayed);
-            number += 1;
-        }
-        for number in journals {
-            remove(&journal_path(folder, number))?;
-        }
-        let inner = Inner {
-            state: Arc::new(state),
-            journal: Journal::create(folder, number, records.unwrap_or(0))?,
-            journal_number: number,
-            next_file: manifest.next_file,
-            next_keyspace,
-            created: Vec::new(),
-            sealed: None,
-            dropped,
-            replayed_bytes,
-            in_memory: InMemory::default(),
-            is_ending: false,
-            failed: None,
-        };
-        Ok(Self { manifest, inner })
-    }
-}
-
-/// Removes files that no manifest names, and returns the journals, in order.
-fn tidy(folder: &Path, manifest: &Manifest) -> Result<BTreeSet<u64>, Error> {
-    let mut journals = BTreeSet::new();
-    for entry in fs::read_dir(folder).map_err(disk("list", folder))? {
-        let entry = entry.map_err(disk("list", folder))?;
-        let is_needed = match part_of(&entry.file_name().to_string_lossy()) {
-            None => continue,
-            Some(Part::Run(number)) => manifest.runs.iter().any(|run| run.number == number),
-            Some(Part::Journal(number)) if number >= manifest.journal => {
-                journals.insert(number);
-                true
-            }
-            Some(Part::Journal(_)) => false,
-        };
-        if !is_needed {
-            remove(&entry.path())?;
-        }
-    }
-    Ok(journals)
-}
-
-/// Removes all that a store has in a folder.
-fn empty(folder: &Path) -> Result<(), Error> {
-    Manifest::remove(folder)?;
-    let nothing = Manifest {
-        journal: u64::MAX,
-        ..Manifest::default()
-    };
-    tidy(folder, &nothing)?;
-    Ok(())
-}
-
-fn remove(file: &Path) -> Result<(), Error> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(disk("remove", file)(error))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// What is to be done in the background.
-enum Work {
-    Write,
-    Merge(Job),
-}
-
-/// Writes what is sealed to runs, and merges them.
-struct Background {
-    shared: Arc<Shared>,
-    /// As it is in its file.
-    manifest: Manifest,
-}
-
-/// The keyspaces that are there.
-struct Live {
-    numbers: BTreeSet<u32>,
-    /// The one that was asked for last: mostly it is asked for again.
-    last: Option<(u32, bool)>,
-}
-
-impl Live {
-    fn new(names: &Names) -> Self {
-        Self {
-            numbers: names.values().copied().collect(),
-            last: None,
-        }
-    }
-
-    fn has(&mut self, key: Key<'_>) -> bool {
-        if let Some((keyspace, is_live)) = self.last
-            && keyspace == key.keyspace
-        {
-            return is_live;
-        }
-        let is_live = self.numbers.contains(&key.keyspace);
-        self.last = Some((key.keyspace, is_live));
-        is_live
-    }
-}
-
-/// Runs that become one.
-struct Job {
-    /// Where they are among all.
-    runs: Range<usize>,
-    tier: u32,
-    /// How often keyspaces had been dropped whose entries are left out.
-    purges: Option<u64>,
-}
-
-/// Decides what to merge of the runs behind the first ones.
-fn job(runs: &[(RunName, Arc<Run>)], first: usize) -> Option<Job> {
-    let tier = |index: usize| runs[index].0.tier;
-    // Of the newest run's tier on: tiers rise with age.
-    let mut end = runs.len();
-    while end > first {
-        let of_tier = (first..end).rev();
-        let of_tier = of_tier.take_while(|index| tier(*index) == tier(end - 1));
-        let count = of_tier.count();
-        if count >= RUNS_UNMERGED {
-            return Some(Job {
-                runs: end - count..end,
-                tier: tier(end - 1) + 1,
-                purges: None,
-            });
-        }
-        end -= count;
-    }
-    None
-}
-
-/// Says that the thread has ended, in whatever way, to whom waits for it.
-struct Ending(Arc<Shared>);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let mut inner = self.0.lock();
-        if !inner.is_ending {
-            let ended = || "the thread that writes runs has ended".to_owned();
-            inner.failed.get_or_insert_with(ended);
-        }
-        self.0.changed.notify_all();
-    }
-}
-
-impl Background {
-    fn run(mut self) {
-        let shared = Arc::clone(&self.shared);
-        let _ending = Ending(Arc::clone(&shared));
-        while let Some(work) = self.wait() {
-            let done = match work {
-                Work::Write => self.write_sealed(),
-                Work::Merge(job) => self.merge(&job),
-            };
-            if let Err(error) = done {
-                shared.fail(&mut shared.lock(), &error);
-            }
-        }
-    }
-
-    /// Waits for something to do; `None` if nothing is to be done any more.
-    fn wait(&self) -> Option<Work> {
-        let mut inner = self.shared.lock();
-        loop {
-            if inner.is_ending || inner.failed.is_some() {
-                return None;
-            }
-            if inner.sealed.is_none() && inner.dropped.is_some() {
-                // Which keyspaces are gone must be in the manifest before their entries are.
-                inner.seal(&self.shared.folder).ok()?;
-            }
-            if inner.sealed.is_some() {
-                return Some(Work::Write);
-            }
-            let runs = &inner.state.runs;
-            if self.manifest.purged < self.manifest.drops {
-                return Some(Work::Merge(Job {
-                    runs: 0..runs.len(),
-                    tier: runs.first().map_or(0, |(name, _)| name.tier),
-                    purges: Some(self.manifest.drops),
-                }));
-            }
-            if let Some(job) = job(runs, 0) {
-                return Some(Work::Merge(job));
-            }
-            inner = self.shared.wait(inner);
-        }
-    }
-
-    fn write_sealed(&mut self) -> Result<(), Error> {
-        let folder = &self.shared.folder;
-        let (chunks, is_oldest, mut live, number) = {
-            let inner = self.shared.lock();
-            let sealed = inner.sealed.as_ref().expect("only this thread takes it");
-            let (chunks, is_oldest) = (inner.state.sealed.clone(), inner.state.runs.is_empty());
-            (chunks, is_oldest, Live::new(&sealed.names), sealed.run)
-        };
-        let entries = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        let newest_first = chunks.iter().rev();
-        let cursors = newest_first.map(|chunk| Cursor::of_chunk(chunk, None));
-        let mut merge = Merge::new(cursors.collect());
-        let mut writer = RunWriter::create(&run_path(folder, number), entries)?;
-        while let Some((key, value)) = merge.entry() {
-            // A removal that hides nothing need not be there.
-            let is_gone = is_oldest && matches!(value, Value::Removed);
-            if !is_gone && live.has(key) {
-                writer.put(key, &value)?;
-            }
-            merge.advance()?;
-        }
-        drop((merge, chunks));
-        let run = writer.finish()?.map(|run| {
-            let name = RunName { number, tier: 0 };
-            (name, Arc::new(run))
-        });
-
-        let shared = Arc::clone(&self.shared);
-        let mut inner = shared.lock();
-        let mut manifest = self.manifest.clone();
-        let sealed = inner.sealed.as_ref().expect("only this thread takes it");
-        manifest.meta = sealed.meta.as_deref().map(str::to_owned);
-        manifest.names = (*sealed.names).clone();
-        manifest.next_keyspace = sealed.next_keyspace;
-        manifest.drops += u64::from(sealed.has_dropped);
-        manifest.runs.extend(run.as_ref().map(|(name, _)| *name));
-        let journals = manifest.journal..sealed.journal;
-        manifest.journal = sealed.journal;
-        if !self.replace(&mut inner, manifest)? {
-            return Ok(());
-        }
-        inner.sealed = None;
-        let state = Arc::make_mut(&mut inner.state);
-        state.sealed.clear();
-        state.runs.extend(run);
-        drop(inner);
-        self.shared.changed.notify_all();
-        for number in journals {
-            remove(&journal_path(&self.shared.folder, number))?;
-        }
-        Ok(())
-    }
-
-    /// Puts a manifest into its place, unless the store has failed meanwhile: then there must be none
-    /// that names what is broken. Returns whether it is there.
-    fn replace(&mut self, inner: &mut Inner, mut manifest: Manifest) -> Result<bool, Error> {
-        if inner.failed.is_some() {
-            return Ok(false);
-        }
-        manifest.next_file = inner.next_file;
-        if let Err(error) = manifest.write(&self.shared.folder) {
-            self.shared.fail(inner, &error);
-            return Err(error);
-        }
-        self.manifest = manifest;
-        Ok(true)
-    }
-
-    /// Merges runs into one. What is sealed meanwhile is written in between.
-    fn merge(&mut self, job: &Job) -> Result<(), Error> {
-        let (inputs, number) = {
-            let mut inner = self.shared.lock();
-            inner.next_file += 1;
-            let inputs = inner.state.runs[job.runs.clone()].to_vec();
-            (inputs, inner.next_file - 1)
-        };
-        let path = run_path(&self.shared.folder, number);
-        let entries = inputs.iter().map(|(_, run)| run.entries).sum();
-        let newest_first = inputs.iter().rev();
-        let cursors = newest_first.map(|(_, run)| Cursor::of_run(run, None));
-        let mut merge = Merge::new(cursors.collect::<Result<_, _>>()?);
-        let is_oldest = job.runs.start == 0;
-        // As the manifest has it: a crash must not bring a keyspace back without its entries.
-        let mut live = Live::new(&self.manifest.names);
-        let mut writer = RunWriter::create(&path, entries)?;
-        let mut merged = (0, 0);
-        while let Some((key, value)) = merge.entry() {
-            let is_gone = is_oldest && matches!(value, Value::Removed);
-            if !is_gone && live.has(key) {
-                writer.put(key, &value)?;
-            }
-            merged = (merged.0 + 1, merged.1 + key.len() + value.len());
-            merge.advance()?;
-            if merged.0 >= MERGED_AT_ONCE || merged.1 >= MERGED_BYTES_AT_ONCE {
-                merged = (0, 0);
-                if !self.goes_on(job.runs.end)? {
-                    drop(writer);
-                    return remove(&path);
-                }
-            }
-        }
-        let name = RunName {
-            number,
-            tier: job.tier,
-        };
-        let run = writer.finish()?.map(|run| (name, Arc::new(run)));
-
-        let shared = Arc::clone(&self.shared);
-        let mut inner = shared.lock();
-        let mut manifest = self.manifest.clone();
-        let merged = run.as_ref().map(|(name, _)| *name);
-        manifest.runs.splice(job.runs.clone(), merged);
-        manifest.purged = job.purges.unwrap_or(manifest.purged);
-        if !self.replace(&mut inner, manifest)? {
-            return Ok(());
-        }
-        let runs = &mut Arc::make_mut(&mut inner.state).runs;
-        runs.splice(job.runs.clone(), run);
-        drop(inner);
-        for (_, run) in &inputs {
-            // Who reads it goes on with the open file.
-            remove(run.path())?;
-        }
-        Ok(())
-    }
-
-    /// Does in the midst of a merge what cannot wait for its end, beside the runs up to `end`, and
-    /// returns whether to go on with it.
-    fn goes_on(&mut self, end: usize) -> Result<bool, Error> {
-        let inner = self.shared.lock();
-        let is_over = inner.is_ending || inner.failed.is_some();
-        let is_sealed = inner.sealed.is_some();
-        drop(inner);
-        if is_sealed && !is_over {
-            self.write_sealed()?;
-            // A large merge takes long, and each run is one more place to look.
-            let nested = job(&self.shared.lock().state.runs, end);
-            if let Some(nested) = nested {
-                self.merge(&nested)?;
-            }
-        }
-        Ok(!is_over)
     }
 }

@@ -10,6 +10,8 @@
 //! at sixteen bits a key, is followed by one four times as large; the last takes what comes, and the
 //! filter grows worse instead of larger.
 
+use hutong_state_store::bloom::{self, Block};
+
 /// The filter.
 #[derive(Debug, Default)]
 pub(crate) struct Filter {
@@ -23,8 +25,6 @@ struct Layer {
     room: usize,
 }
 
-type Block = [u32; 8];
-
 /// Blocks of the first layer: 4 KiB, 2,048 keys.
 const BLOCKS_FIRST: usize = 128;
 const GROWTH: usize = 4;
@@ -33,18 +33,6 @@ const LAYERS_MAX: usize = 6;
 /// A layer that is full takes three in a thousand keys for its own; with ten bits it would be fifteen,
 /// and a row that seems to be there is looked for once for each view.
 const BITS_PER_KEY: usize = 16;
-
-/// Odd factors that make eight independent positions of one number, as in Parquet's filters.
-const SALT: Block = [
-    0x47b6_137b,
-    0x4497_4d91,
-    0x8824_ad5b,
-    0xa2b7_289d,
-    0x7054_95c7,
-    0x2df1_424b,
-    0x9efc_4947,
-    0x5c6b_fb31,
-];
 
 impl Filter {
     /// Adds a key; returns false if it surely was not there.
@@ -75,7 +63,7 @@ impl Filter {
         if let Some(layer) = self.layers.last_mut() {
             layer.room = layer.room.saturating_sub(1);
             let index = layer.index(hash);
-            let bits = layer.blocks[index].iter_mut().zip(mask(hash));
+            let bits = layer.blocks[index].iter_mut().zip(bloom::bits(hash));
             bits.for_each(|(word, bit)| *word |= bit);
         }
     }
@@ -86,7 +74,7 @@ impl Filter {
     }
 
     fn may_contain_hashed(&self, hash: u64) -> bool {
-        let mask = mask(hash);
+        let mask = bloom::bits(hash);
         self.layers.iter().any(|layer| {
             let block = &layer.blocks[layer.index(hash)];
             block.iter().zip(mask).all(|(word, bit)| word & bit != 0)
@@ -96,15 +84,8 @@ impl Filter {
 
 impl Layer {
     fn index(&self, hash: u64) -> usize {
-        // The upper half, scaled to the number of blocks, which is far below 2^32.
-        let scaled = (hash >> 32).wrapping_mul(self.blocks.len() as u64) >> 32;
-        usize::try_from(scaled).unwrap_or(0)
+        bloom::place(hash, self.blocks.len())
     }
-}
-
-fn mask(hash: u64) -> Block {
-    let low = u32::try_from(hash & 0xFFFF_FFFF).unwrap_or(0);
-    SALT.map(|salt| 1 << (low.wrapping_mul(salt) >> 27))
 }
 
 /// Mixes eight bytes at a time. Whoever chooses keys that collide makes nothing wrong, only slower.
