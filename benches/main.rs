@@ -55,6 +55,7 @@ async fn main() -> Result<()> {
     process::require_tools(&["psql", "pg_recvlogical"])?;
     let mut stand = stand::Stand::start().await?;
     figures.machine(&stand).await?;
+    stream::warm_up(&mut stand).await?;
     stream::run(&mut stand, &mut figures).await?;
     snapshot::run(&mut stand, &mut figures).await?;
     view::run(&mut stand, &mut figures).await?;

@@ -9,10 +9,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// What jemalloc is told (its manual, "TUNING"): two heaps, because each keeps pages to itself; a page
 /// that nobody uses goes back after half a second, also while nothing is allocated; and what is larger
-/// than two batches at once.
+/// than a full batch with the buffers around it at once.
 #[expect(unsafe_code, reason = "the library looks for a symbol of this name")]
 // SAFETY: nobody else exports the symbol, and it is what jemalloc expects: a pointer to a string that
 // ends with a zero.
 #[unsafe(export_name = "malloc_conf")]
-static SETTINGS: &[u8; 96] =
-    b"narenas:2,dirty_decay_ms:500,muzzy_decay_ms:0,oversize_threshold:8388609,background_thread:true\0";
+static SETTINGS: &[u8; 97] =
+    b"narenas:2,dirty_decay_ms:500,muzzy_decay_ms:0,oversize_threshold:10485761,background_thread:true\0";

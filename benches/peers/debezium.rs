@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use hutong_local::port;
-use hutong_local::process::{Process, tail};
+use hutong_local::process::Process;
 use hutong_local::testkit::{Api, until};
 use serde_json::{Map, Value, json};
 
@@ -16,6 +16,9 @@ use crate::stand::{PATIENCE, Stand};
 
 /// A Java machine with the worker takes a while, longer on a busy machine.
 const START: Duration = Duration::from_secs(180);
+
+/// How often it is asked whether a connector still runs.
+const WATCH: Duration = Duration::from_secs(2);
 
 /// A running worker, which ends when it is dropped.
 #[derive(Debug)]
@@ -134,21 +137,42 @@ impl Debezium {
         .await
     }
 
-    async fn wait(&self, name: &str, is: fn(&Value) -> bool) -> Result<()> {
-        let path = format!("/connectors/{name}/status");
-        until(name, PATIENCE, async || {
-            let answer = self.api.connect("GET", &path, None).await?;
-            let status = answer.body;
-            if status["tasks"][0]["state"] == "FAILED" {
-                bail!(
-                    "Debezium's connector failed: {}\n{}",
-                    status["tasks"][0]["trace"],
-                    tail(self.process.log(), 20)
-                );
+    /// Waits for what a connector does, and fails as soon as the connector does.
+    pub(crate) async fn watched<T>(
+        &self,
+        name: &str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let fails = async {
+            loop {
+                tokio::time::sleep(WATCH).await;
+                self.status(name).await?;
             }
+        };
+        tokio::select! {
+            done = work => done,
+            failed = fails => failed,
+        }
+    }
+
+    async fn wait(&self, name: &str, is: fn(&Value) -> bool) -> Result<()> {
+        until(name, PATIENCE, async || {
+            let status = self.status(name).await?;
             Ok(if is(&status) { Ok(()) } else { Err(status) })
         })
         .await
+    }
+
+    /// Returns a connector's status, which is not that its task has failed.
+    async fn status(&self, name: &str) -> Result<Value> {
+        let path = format!("/connectors/{name}/status");
+        let status = self.api.connect("GET", &path, None).await?.body;
+        let task = &status["tasks"][0];
+        if task["state"] == "FAILED" {
+            let trace = task["trace"].as_str().unwrap_or_default();
+            bail!("Debezium's connector {name} failed: {trace}");
+        }
+        Ok(status)
     }
 }
 

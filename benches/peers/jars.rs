@@ -15,8 +15,9 @@ pub(crate) const DEBEZIUM: &str = "3.7.0.Final";
 /// unchanged.
 const CARRIER: &str = "com.snowflake:snowflake-kafka-connector:2.5.0";
 /// What of the carrier is the converter and what that needs.
-const CONVERTER: [&str; 7] = [
+const CONVERTER: [&str; 8] = [
     "io/confluent/*",
+    "META-INF/services/*BasicAuthCredentialProvider",
     "org/apache/avro/*",
     "com/google/common/*",
     "com/google/thirdparty/*",

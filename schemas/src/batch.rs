@@ -4,7 +4,8 @@
 //! transaction. Nothing is allocated per record.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Records in the order in which they must be sent.
 #[derive(Default)]
@@ -50,22 +51,59 @@ impl RecordBatch {
         self.buffer.capacity() + self.records.capacity() * std::mem::size_of::<Record>()
     }
 
+    /// Returns an empty batch with room for so much, from memory that was [given back](Self::give_back) if
+    /// there is some.
+    #[must_use]
+    pub fn with_room(records: usize, bytes: usize) -> Self {
+        // The next one may be a little larger than this, and shall fit then.
+        let with_slack = |count: usize| count + count / 16;
+        Self::spare(bytes).unwrap_or_else(|| Self {
+            buffer: Vec::with_capacity(with_slack(bytes)),
+            topics: Vec::new(),
+            records: Vec::with_capacity(with_slack(records)),
+        })
+    }
+
+    /// Takes the smallest batch with room for `bytes` that was [given back](Self::give_back).
+    #[must_use]
+    pub fn spare(bytes: usize) -> Option<Self> {
+        if bytes < SPARE_BYTES.start {
+            return None;
+        }
+        let mut spares = spares();
+        let room = |spare: &Spare| spare.batch.buffer.capacity();
+        let fitting = spares.iter().enumerate().filter(|(_, s)| room(s) >= bytes);
+        let (index, _) = fitting.min_by_key(|(_, s)| room(s))?;
+        Some(spares.swap_remove(index).batch)
+    }
+
     /// Takes the batch, and leaves an empty one with room for as much: mostly the next is as large, and
     /// memory that grows is copied.
     #[must_use]
     pub fn replace(&mut self) -> Self {
         let bytes = self.buffer.len();
-        let next = Self {
-            // The last record makes it a little larger than the one before.
-            buffer: Vec::with_capacity(if bytes > KEPT_BYTES {
-                0
-            } else {
-                bytes + bytes / 64
-            }),
-            topics: Vec::new(),
-            records: Vec::with_capacity(self.records.len()),
-        };
+        let room = if bytes > KEPT_BYTES { 0 } else { bytes };
+        let next = Self::with_room(self.records.len(), room);
         std::mem::replace(self, next)
+    }
+
+    /// Gives the memory of a batch back that is of no more use, for another one soon: the system hands out
+    /// memory page by page, which for a large batch takes as long as filling it.
+    pub fn give_back(mut self) {
+        if !SPARE_BYTES.contains(&self.buffer.capacity()) {
+            return;
+        }
+        self.clear();
+        let given = Instant::now();
+        let mut spares = spares();
+        spares.push(Spare { batch: self, given });
+        let bytes = |spares: &[Spare]| -> usize { spares.iter().map(|s| s.batch.bytes()).sum() };
+        while bytes(&spares) > SPARES_BYTES_MAX {
+            let oldest = (0..spares.len()).min_by_key(|index| spares[*index].given);
+            if let Some(oldest) = oldest {
+                spares.swap_remove(oldest);
+            }
+        }
     }
 
     /// Empties the batch and keeps its memory, as far as [`empty`] does.
@@ -79,6 +117,29 @@ impl RecordBatch {
 /// What a buffer keeps that is used again and again: more than a batch of ordinary rows, less than one
 /// of the largest.
 const KEPT_BYTES: usize = 16 << 20;
+
+/// Which sizes are kept: from where it matters up to a full batch of ordinary rows.
+const SPARE_BYTES: Range<usize> = 1 << 20..12 << 20;
+/// Most bytes kept, in the whole process: what one source that is behind needs.
+const SPARES_BYTES_MAX: usize = 24 << 20;
+/// How long it is waited for another one.
+const SPARE_TIME: Duration = Duration::from_millis(500);
+
+struct Spare {
+    batch: RecordBatch,
+    given: Instant,
+}
+
+fn spares() -> MutexGuard<'static, Vec<Spare>> {
+    static SPARES: Mutex<Vec<Spare>> = Mutex::new(Vec::new());
+    SPARES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lets go of what was [given back](RecordBatch::give_back) and that nobody took for a while. To be called
+/// now and then by whoever gives batches back, also when there are no more.
+pub fn forget_spares() {
+    spares().retain(|spare| spare.given.elapsed() < SPARE_TIME);
+}
 
 /// Empties a buffer that is used again. The memory of one large row goes back: it is not counted any
 /// more by whoever counted the row.

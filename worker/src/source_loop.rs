@@ -32,12 +32,13 @@
 //! became of the first try. We do not abort batches one by one: an attempt that fails ends whole.
 
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hutong_connectors_core::SOURCE_CLASS;
 use hutong_connectors_core::postgres_source::Config;
 use hutong_connectors_core::source::SourceBatch;
 use hutong_connectors_postgres::source::{self, Connected};
+use hutong_schemas::batch::{RecordBatch, forget_spares};
 use hutong_schemas::class::Class;
 use hutong_transport::producer::{Transaction, TransactionalProducer};
 use serde::Deserialize;
@@ -48,6 +49,9 @@ use crate::owned::Owned;
 use crate::requests::ConnectorConfig;
 use crate::source_host::KafkaHost;
 use crate::task::{Stopped, TaskContext, TaskError};
+
+/// How often the memory of committed batches is let go of that nobody uses.
+const SPARE_CHECK: Duration = Duration::from_secs(1);
 
 /// Runs one attempt.
 ///
@@ -186,8 +190,15 @@ impl Commits<'_> {
         mut batches: mpsc::Receiver<SourceBatch>,
         mut connector: Owned<Result<(), source::Error>>,
     ) -> Result<(), TaskError> {
-        while let Some(batch) = batches.recv().await {
-            self.commit(batch).await?;
+        let mut tick = tokio::time::interval(SPARE_CHECK);
+        loop {
+            tokio::select! {
+                batch = batches.recv() => match batch {
+                    Some(batch) => self.commit(batch).await?,
+                    None => break,
+                },
+                _ = tick.tick() => forget_spares(),
+            }
         }
         Ok(connector.finished().await??)
     }
@@ -217,8 +228,9 @@ impl Commits<'_> {
         };
         let started = Instant::now();
         fail_point::reach("source", step.as_str(), "before", self.owner).await;
-        self.producer.commit(transaction).await?;
+        let batches = self.producer.commit(transaction).await?;
         fail_point::reach("source", step.as_str(), "after", self.owner).await;
+        batches.into_iter().for_each(RecordBatch::give_back);
         drop(permit);
         // The connector may have ended with an error of its own meanwhile.
         self.confirm.send_replace(seq);
@@ -247,7 +259,7 @@ impl Commits<'_> {
 }
 
 /// Counts change events: a tombstone only tells compaction that the event before it was a delete.
-fn events(records: &hutong_schemas::batch::RecordBatch) -> u64 {
+fn events(records: &RecordBatch) -> u64 {
     let events = records
         .records
         .iter()

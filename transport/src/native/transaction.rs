@@ -1,4 +1,8 @@
-//! The transactional producer's calls, with their whole answers, and producing without allocation.
+//! The transactional producer's calls, with their whole answers, and producing without copying values.
+//!
+//! librdkafka points into the batches instead of copying each value. So batches are lent to
+//! [`NativeProducer`], which gives them back when librdkafka holds no record any more, and keeps them
+//! until its client is gone otherwise.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
@@ -7,6 +11,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hutong_schemas::batch::RecordBatch;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use rdkafka_sys as sys;
@@ -19,6 +24,10 @@ pub(crate) struct NativeProducer<C: ProducerContext + 'static> {
     /// Handles first: fields drop in this order, and a handle must go before its client.
     topics: HashMap<Arc<str>, TopicHandle>,
     producer: BaseProducer<C>,
+    /// What queued records point into. Behind the client: when that is gone, nothing does any more.
+    lent: Vec<RecordBatch>,
+    /// What records of an earlier transaction may still point into, as far as they could not be purged.
+    kept: Vec<RecordBatch>,
 }
 
 struct TopicHandle(NonNull<sys::rd_kafka_topic_t>);
@@ -52,7 +61,31 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
         Self {
             topics: HashMap::new(),
             producer,
+            lent: Vec::new(),
+            kept: Vec::new(),
         }
+    }
+
+    /// Takes batches whose records are to be produced.
+    pub(crate) fn lend(&mut self, batches: Vec<RecordBatch>) {
+        let before = std::mem::replace(&mut self.lent, batches);
+        self.kept.extend(before);
+    }
+
+    /// Returns the batches that were lent last.
+    pub(crate) fn lent(&self) -> &[RecordBatch] {
+        &self.lent
+    }
+
+    /// Gives the batches back that were lent last, or none while librdkafka holds records that point into them.
+    pub(crate) fn take_back(&mut self) -> Vec<RecordBatch> {
+        // SAFETY: the client lives. A record is counted until its memory is freed.
+        let held = unsafe { sys::rd_kafka_outq_len(self.client()) };
+        if held > 0 {
+            return Vec::new();
+        }
+        self.kept.clear();
+        std::mem::take(&mut self.lent)
     }
 
     /// Returns the safe wrapper.
@@ -124,9 +157,47 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
         }
     }
 
+    /// Queues a record of a lent batch. `QueueFull` means: serve events and try again.
+    ///
+    /// # Panics
+    ///
+    /// Where the value is not of a lent batch.
+    pub(crate) fn produce_lent(
+        &self,
+        topic: Topic,
+        record: Outgoing<'_>,
+    ) -> Result<(), RDKafkaErrorCode> {
+        let is_lent = |value: &[u8]| {
+            let value = value.as_ptr_range();
+            let mut buffers = self.lent.iter().map(|batch| batch.buffer.as_ptr_range());
+            buffers.any(|buffer| buffer.start <= value.start && value.end <= buffer.end)
+        };
+        assert!(
+            record.value.is_none_or(is_lent),
+            "a record that is not of a lent batch"
+        );
+        // SAFETY: the value lies in a buffer that neither changes nor goes before librdkafka holds no
+        // record any more: we own it, hand out shared references only, and give it back only then.
+        unsafe { self.produce_with(0, topic, record) }
+    }
+
     /// Queues a record, copying it. `QueueFull` means: serve events and try again.
     pub(crate) fn produce(
         &self,
+        topic: Topic,
+        record: Outgoing<'_>,
+    ) -> Result<(), RDKafkaErrorCode> {
+        // SAFETY: the value is copied before the call returns.
+        unsafe { self.produce_with(sys::RD_KAFKA_MSG_F_COPY, topic, record) }
+    }
+
+    /// # Safety
+    ///
+    /// Where `flags` do not say that it is copied, the value must live and stay the same until
+    /// librdkafka has freed the record.
+    unsafe fn produce_with(
+        &self,
+        flags: c_int,
         Topic(topic): Topic,
         record: Outgoing<'_>,
     ) -> Result<(), RDKafkaErrorCode> {
@@ -134,8 +205,8 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
         let (key, key_size) = parts(record.key);
         let (value, value_size) = parts(record.value);
         // SAFETY: the argument types are those that rdkafka.h documents for each tag; the handle
-        // is valid; key and value are copied before the call returns; the headers are ours and are
-        // librdkafka's only if it returns success.
+        // is valid; the key is copied before the call returns, and of the value the caller takes care;
+        // the headers are ours and are librdkafka's only if it returns success.
         let code = unsafe {
             sys::rd_kafka_producev(
                 self.client(),
@@ -144,7 +215,7 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_PARTITION,
                 record.partition,
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_MSGFLAGS,
-                sys::RD_KAFKA_MSG_F_COPY,
+                flags,
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_VALUE,
                 value,
                 value_size,

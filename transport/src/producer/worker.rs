@@ -234,7 +234,19 @@ impl Worker {
             return Err(self.error("begin a transaction of", failure));
         }
         self.learn_topics(&transaction)?;
-        if let Err(error) = self.attempt(&transaction) {
+        self.native.lend(std::mem::take(&mut transaction.batches));
+        let outcome = self.attempt_again(&transaction);
+        let mut batches = self.native.take_back();
+        outcome?;
+        for batch in &mut batches {
+            batch.clear();
+        }
+        Ok(batches)
+    }
+
+    /// Attempts a transaction, and where librdkafka needs it a second time.
+    fn attempt_again(&mut self, transaction: &Transaction) -> Result<(), Error> {
+        if let Err(error) = self.attempt(transaction) {
             // After the broker has refused a batch of an earlier transaction, librdkafka finds a
             // gap in its sequence numbers only now. The abort that this led to raised its epoch
             // and closed the gap; nothing of this transaction is or will be committed.
@@ -242,12 +254,9 @@ impl Worker {
                 return Err(error);
             }
             tracing::warn!(producer = self.transactional_id, %error, "repeating a transaction");
-            self.attempt(&transaction)?;
+            self.attempt(transaction)?;
         }
-        for batch in &mut transaction.batches {
-            batch.clear();
-        }
-        Ok(transaction.batches)
+        Ok(())
     }
 
     /// From begin to commit, or to the end of an abort.
@@ -298,9 +307,11 @@ impl Worker {
     }
 
     fn send(&mut self, transaction: &Transaction) -> Result<(), Error> {
-        for batch in &transaction.batches {
-            let targets = batch.topics.iter().map(|topic| self.target(topic));
+        for index in 0..self.native.lent().len() {
+            let topics = self.native.lent()[index].topics.clone();
+            let targets = topics.iter().map(|topic| self.target(topic));
             let targets: Vec<Target> = targets.collect::<Result<_, _>>()?;
+            let batch = &self.native.lent()[index];
             for record in &batch.records {
                 self.send_record(batch, &targets, record)?;
             }
@@ -357,7 +368,8 @@ impl Worker {
             value: part(&record.value)?,
             header: part(&record.header)?,
         };
-        self.produce(target, outgoing)
+        let produce = || self.native.produce_lent(target.topic, outgoing);
+        self.produce(target, outgoing, produce)
     }
 
     fn send_plain(&mut self, record: &PlainRecord) -> Result<(), Error> {
@@ -372,7 +384,7 @@ impl Worker {
             value: record.value.as_deref(),
             header: None,
         };
-        self.produce(&target, outgoing)
+        self.produce_copied(&target, outgoing)
     }
 
     fn send_position(&mut self, write: &PositionWrite) -> Result<(), Error> {
@@ -402,10 +414,20 @@ impl Worker {
             value: value.as_deref(),
             header: None,
         };
-        self.produce(&target, outgoing)
+        self.produce_copied(&target, outgoing)
     }
 
-    fn produce(&self, target: &Target, record: Outgoing<'_>) -> Result<(), Error> {
+    fn produce_copied(&self, target: &Target, record: Outgoing<'_>) -> Result<(), Error> {
+        self.produce(target, record, || self.native.produce(target.topic, record))
+    }
+
+    /// Queues a record, waiting for room.
+    fn produce(
+        &self,
+        target: &Target,
+        record: Outgoing<'_>,
+        queue: impl Fn() -> Result<(), RDKafkaErrorCode>,
+    ) -> Result<(), Error> {
         let (topic, count) = (&target.name, target.partitions);
         if !(0..count).contains(&record.partition) {
             return Err(Error::BatchInconsistent {
@@ -415,7 +437,7 @@ impl Worker {
         }
         let mut deadline = None;
         loop {
-            let Err(code) = self.native.produce(target.topic, record) else {
+            let Err(code) = queue() else {
                 return Ok(());
             };
             if code != RDKafkaErrorCode::QueueFull {

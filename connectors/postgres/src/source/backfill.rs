@@ -15,7 +15,7 @@
 //!
 //! # Memory
 //!
-//! At most two chunks per reader are being read or wait to be emitted, each with its share of the
+//! At most four chunks per reader are being read or wait to be emitted, each with its share of the
 //! byte budget, taken before it is read and never waited for; only a chunk behind which others wait is
 //! read without, in little pieces, because what they hold may be what others wait for. Where a row is
 //! larger than a chunk there is one chunk at a time, with the share of all copies of a row.
@@ -37,6 +37,9 @@ use super::readers::{self, Helper, Jobs, Report};
 use super::side::Side;
 use super::table_state::Reading;
 
+/// Chunks of each reader that are being read or wait to be emitted: enough to go on reading while a
+/// batch commits.
+const CHUNKS_A_READER: usize = 4;
 /// Most bytes of a chunk: small beside a batch, so that what streams waits little for one.
 const CHUNK_BYTES_MAX: usize = 2 << 20;
 /// Fewest, where the byte budget is nearly used up.
@@ -329,7 +332,7 @@ impl Backfill {
         }
         let outstanding: usize = self.active.iter().map(|active| active.chunks.len()).sum();
         let has_next = |active: &Active| matches!(active.next, Next::At(_));
-        (outstanding < 2 * self.readers)
+        (outstanding < CHUNKS_A_READER * self.readers)
             .then(|| self.active.iter().position(has_next))
             .flatten()
     }
@@ -392,6 +395,7 @@ impl Backfill {
             low: chunk.low.clone(),
             high: chunk.high.clone(),
             bytes_max,
+            expected: active.sizer.expected(),
             permit,
         };
         self.busy_readers += 1;

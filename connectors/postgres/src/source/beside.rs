@@ -511,12 +511,17 @@ fn push_tombstone(plan: &TablePlan, key: &[u8], partition: i32, batch: &mut Reco
 /// Appends the records of a batch to another one.
 fn append(batch: &mut RecordBatch, more: RecordBatch) {
     if batch.records.is_empty() && batch.buffer.is_empty() {
-        *batch = more;
-        return;
+        // Others will follow, for which it would have to grow.
+        let Some(room) = RecordBatch::spare(2 * more.buffer.len()) else {
+            *batch = more;
+            return;
+        };
+        *batch = room;
     }
     let offset = batch.buffer.len();
     batch.buffer.extend_from_slice(&more.buffer);
-    for mut record in more.records {
+    for record in &more.records {
+        let mut record = record.clone();
         let name = &more.topics[usize::try_from(record.topic).expect("u32 fits usize")];
         record.topic = batch.topic(name);
         let parts = [&mut record.key, &mut record.value, &mut record.header];
@@ -525,4 +530,5 @@ fn append(batch: &mut RecordBatch, more: RecordBatch) {
         }
         batch.records.push(record);
     }
+    more.give_back();
 }

@@ -26,12 +26,12 @@ use super::table_plan::TablePlan;
 use super::text::Scratch;
 use super::visibility::{self, Visible};
 
-/// Bytes of rows fetched at a time.
-const FETCH_BYTES: usize = 256 << 10;
+/// Bytes of rows fetched at a time: what is fetched behind a chunk's early end is read for nothing.
+const FETCH_BYTES: usize = 1 << 20;
 /// Rows fetched at first.
-const FETCH_ROWS_FIRST: usize = 50;
+const FETCH_ROWS_FIRST: i32 = 50;
 /// Most rows fetched at a time.
-const FETCH_ROWS_MAX: usize = 5000;
+const FETCH_ROWS_MAX: i32 = 20_000;
 
 /// The values of a key's columns, as the server writes them.
 pub(crate) type Key = Vec<String>;
@@ -57,6 +57,8 @@ pub(crate) struct Job {
     pub(crate) high: High,
     /// Bytes of records after which the chunk ends early.
     pub(crate) bytes_max: usize,
+    /// Rows and bytes that it will have, as far as is known.
+    pub(crate) expected: (usize, usize),
     pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -169,6 +171,14 @@ pub(crate) struct RowEncoder {
 }
 
 impl RowEncoder {
+    /// Makes one with room for so many rows and bytes: memory that grows is copied.
+    fn with_room(rows: usize, bytes: usize) -> Self {
+        Self {
+            batch: RecordBatch::with_room(rows, bytes),
+            ..Self::default()
+        }
+    }
+
     /// Appends the event of a row as received.
     pub(crate) fn push(
         &mut self,
@@ -247,7 +257,8 @@ pub(crate) async fn read(
         }
     };
     let query = table.rows_query(low.as_ref(), high.as_ref());
-    let mut encoder = RowEncoder::default();
+    let (rows, bytes) = job.expected;
+    let mut encoder = RowEncoder::with_room(rows, bytes.min(job.bytes_max));
     let source = source_of_rows(lsn);
     let ended_early_at = fetch(client, &query, job, &source, &mut encoder).await?;
     let after = end(client, &doing).await?;
@@ -307,15 +318,11 @@ async fn fetch(
 ) -> Result<Option<Key>, Error> {
     let plan = &job.table.plan;
     let doing = &format!("read rows of table {}", plan.schema.id);
-    let mut declare = format!("DECLARE hutong_rows NO SCROLL CURSOR FOR {query}; ");
     let mut wanted = FETCH_ROWS_FIRST;
     let mut bytes = 0;
     let mut done = 0_usize;
+    client.start_portal(query, wanted).await?;
     loop {
-        client
-            .start_rows(&format!("{declare}FETCH {wanted} FROM hutong_rows"))
-            .await?;
-        declare.clear();
         let mut fetched = 0;
         let mut full_at = None;
         while let Some(row) = client.next_row(doing).await? {
@@ -325,16 +332,18 @@ async fn fetch(
             }
             bytes += row.len();
             done += 1;
-            encoder.push(plan, &row, source)?;
+            encoder.push(plan, row, source)?;
             if encoder.bytes() >= job.bytes_max {
-                full_at = Some(key_of(plan, &row)?);
+                full_at = Some(key_of(plan, row)?);
             }
         }
         if full_at.is_some() || fetched < wanted {
             return Ok(full_at);
         }
         let row_bytes = (bytes / done.max(1)).max(1);
-        wanted = (FETCH_BYTES / row_bytes).clamp(1, FETCH_ROWS_MAX);
+        let fitting = i32::try_from(FETCH_BYTES / row_bytes).unwrap_or(FETCH_ROWS_MAX);
+        wanted = fitting.clamp(1, FETCH_ROWS_MAX);
+        client.more_rows(wanted).await?;
     }
 }
 
@@ -407,6 +416,16 @@ impl Sizer {
 
     pub(crate) fn rows(self) -> u64 {
         self.rows
+    }
+
+    /// Returns how many rows the next chunk is likely to have, and their bytes, if anything is known.
+    pub(crate) fn expected(self) -> (usize, usize) {
+        if self.row_bytes == 0 {
+            return (0, 0);
+        }
+        let bytes = self.rows.saturating_mul(self.row_bytes);
+        let count = |count: u64| usize::try_from(count).unwrap_or(0);
+        (count(self.rows), count(bytes))
     }
 
     /// Returns the size of the rows of late, in bytes, if one of them makes a chunk.

@@ -13,7 +13,8 @@ use bytes::{Buf, BytesMut};
 use hutong_connectors_core::secret::Secret;
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
-use postgres_protocol::message::frontend;
+use postgres_protocol::IsNull;
+use postgres_protocol::message::frontend::{self, BindError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::connect::Io;
@@ -22,6 +23,9 @@ use super::error::Error;
 /// What one read asks the socket for. Large, because a client that takes what has gathered lets the
 /// server's sender write larger pieces.
 const READ_BYTES: usize = 256 << 10;
+
+/// Names the portal of [`Client::start_portal`].
+const PORTAL: &str = "hutong_rows";
 
 /// The bytes of a message's tag and length.
 const HEAD_BYTES: usize = 5;
@@ -63,6 +67,8 @@ pub(crate) struct Client<S> {
     outbound: BytesMut,
     /// How many bytes must have arrived before [`Client::fill`] sees them.
     gathers: usize,
+    /// Bytes of the row that was handed out last, which still stands at the beginning of `inbound`.
+    handed_out: usize,
     /// The server's process that serves us.
     pub(crate) backend_pid: i32,
     /// The server's version, such as `150018`.
@@ -77,6 +83,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
             inbound: BytesMut::with_capacity(READ_BYTES),
             outbound: BytesMut::new(),
             gathers: 1,
+            handed_out: 0,
             backend_pid: 0,
             server_version: 0,
         };
@@ -232,19 +239,56 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
         self.send_query(sql).await
     }
 
-    /// Returns the next row of the running query, or `None` after the last one.
-    pub(crate) async fn next_row(&mut self, doing: &str) -> Result<Option<BytesMut>, Error> {
+    /// Starts a query within a transaction block, whose first `rows` rows the caller takes with
+    /// [`Client::next_row`], and more of them after [`Client::more_rows`]. A cursor's FETCH would put
+    /// the rows into a store first.
+    pub(crate) async fn start_portal(&mut self, sql: &str, rows: i32) -> Result<(), Error> {
+        // The statement without a name makes room for the next one; a named one outlives the transaction.
+        self.compose(|out| frontend::parse("", sql, [], out))?;
+        self.compose(|out| {
+            // Without parameters nothing is serialized; results come as text.
+            let nothing = |(), _: &mut BytesMut| Ok(IsNull::Yes);
+            frontend::bind(PORTAL, "", [], [], nothing, [], out).map_err(|error| match error {
+                BindError::Conversion(error) => std::io::Error::other(error),
+                BindError::Serialization(error) => error,
+            })
+        })?;
+        self.more_rows(rows).await
+    }
+
+    /// Asks for the next `rows` rows of the started query.
+    pub(crate) async fn more_rows(&mut self, rows: i32) -> Result<(), Error> {
+        self.compose(|out| frontend::execute(PORTAL, rows, out))?;
+        frontend::sync(&mut self.outbound);
+        self.flush().await
+    }
+
+    /// Returns the next row that was asked for, or `None` after the last one. It stands in the buffer
+    /// until the next one is asked for.
+    pub(crate) async fn next_row(&mut self, doing: &str) -> Result<Option<&[u8]>, Error> {
         let mut failure = None;
-        loop {
-            let (tag, body) = self.raw_message_or_error(doing).await?;
+        let bytes = loop {
+            let handed_out = std::mem::take(&mut self.handed_out);
+            self.consume(handed_out);
+            let Frame::Complete { tag, bytes } = frame(&self.inbound)? else {
+                self.fill_for(doing).await?;
+                continue;
+            };
+            self.handed_out = bytes;
             match tag {
-                b'D' => return Ok(Some(body)),
-                b'E' => failure = Some(server_error(doing, &body)),
-                b'Z' => return failure.map_or(Ok(None), Err),
-                b'T' | b'C' | b'I' | b'N' | b'S' | b'A' => {}
+                b'D' => break bytes,
+                b'E' => failure = Some(server_error(doing, body(&self.inbound, bytes))),
+                b'Z' => {
+                    self.consume(bytes);
+                    self.handed_out = 0;
+                    return failure.map_or(Ok(None), Err);
+                }
+                // What says that a statement is parsed and bound, has no more rows, or more than asked for.
+                b'1' | b'2' | b'T' | b'C' | b's' | b'I' | b'N' | b'S' | b'A' => {}
                 other => return Err(unexpected(other, doing)),
             }
-        }
+        };
+        Ok(Some(body(&self.inbound, bytes)))
     }
 
     /// Sends SQL whose answer the caller reads.
@@ -363,14 +407,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
                 message.advance(HEAD_BYTES);
                 return Ok((tag, message));
             }
-            self.fill().await.map_err(|error| match error {
-                Error::Io { source, .. } => Error::Io {
-                    doing: doing.to_owned(),
-                    source,
-                },
-                other => other,
-            })?;
+            self.fill_for(doing).await?;
         }
+    }
+
+    async fn fill_for(&mut self, doing: &str) -> Result<(), Error> {
+        self.fill().await.map_err(|error| match error {
+            Error::Io { source, .. } => Error::Io {
+                doing: doing.to_owned(),
+                source,
+            },
+            other => other,
+        })
     }
 
     fn compose(

@@ -108,7 +108,7 @@ impl Reading<'_> {
             .await?;
         let mut rows = 0;
         while let Some(row) = self.client.next_row(&doing).await? {
-            encoder.push(&plan, &row, &source)?;
+            encoder.push(&plan, row, &source)?;
             rows += 1;
             let bytes = encoder.bytes();
             let is_full = bytes >= self.config.batch_bytes_max || !self.delivery.cover(bytes);

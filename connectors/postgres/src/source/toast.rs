@@ -286,7 +286,7 @@ async fn resolve_some(
         let query = query(plan, writer, events, &columns.join(", "))?;
         client.start_rows(&query).await?;
         while let Some(row) = client.next_row(&doing).await? {
-            let fields = client::fields(&row)?.collect::<Result<Vec<_>, _>>()?;
+            let fields = client::fields(row)?.collect::<Result<Vec<_>, _>>()?;
             let (number, values) = fields
                 .split_first()
                 .ok_or_else(|| Error::Protocol("a row without columns".to_owned()))?;
