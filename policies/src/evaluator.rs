@@ -26,10 +26,24 @@ pub enum Decision {
     Unavailable,
 }
 
+/// All that what a view shows of a row depends on, beside the row. Views with equal ones show the same
+/// bytes of a row, those that show it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Projection {
+    key_schema: SchemaId,
+    value_schema: SchemaId,
+    key: Vec<KeyColumn>,
+    columns: Vec<(String, usize, SqlType, Mask)>,
+    pads: Vec<Pad>,
+    /// The share and the version of the secret that values or keys are hidden with, if any are.
+    hidden_with: Option<(String, u32)>,
+}
+
 /// Applies one view to the rows, or the keys, of one writer schema.
 #[derive(Debug)]
 pub struct Evaluator {
     view: String,
+    projection: Projection,
     condition: Option<Condition>,
     columns: Vec<OutputColumn>,
     key: Vec<KeyColumn>,
@@ -46,7 +60,7 @@ pub struct Evaluator {
 }
 
 /// The value of a column in a row that was written before the column was there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 enum Pad {
     Null,
     Bool(bool),
@@ -89,7 +103,7 @@ struct OutputColumn {
     hash_key: Option<Key>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct KeyColumn {
     name: String,
     sql_type: SqlType,
@@ -165,6 +179,12 @@ impl Evaluator {
                 mask: column.mask.clone(),
             })
             .collect();
+        let columns = plan.columns.iter().map(|column| {
+            let (name, mask) = (column.name.clone(), column.mask.clone());
+            (name, at(column.index), column.sql_type, mask)
+        });
+        evaluator.projection.columns = columns.collect();
+        evaluator.projection.pads.clone_from(&pads);
         evaluator.condition = plan.condition.map(|condition| condition.at(&positions));
         evaluator.pads = pads;
         Ok(evaluator)
@@ -220,11 +240,20 @@ impl Evaluator {
                 source,
             })
         };
+        let key: Vec<KeyColumn> = key.collect();
         Ok(Self {
             view: task.name.clone(),
+            projection: Projection {
+                key_schema: task.key_schema_id,
+                value_schema: task.value_schema_id,
+                key: key.clone(),
+                columns: Vec::new(),
+                pads: Vec::new(),
+                hidden_with: secret.map(|_| (task.document.share.clone(), task.share_key_version)),
+            },
             condition: None,
             columns: Vec::new(),
-            key: key.collect(),
+            key,
             row_key,
             key_encoder: encoder(&task.key_schema, task.key_schema_id)?,
             value_encoder: encoder(&task.value_schema, task.value_schema_id)?,
@@ -234,6 +263,12 @@ impl Evaluator {
             cells: Vec::new(),
             pads: Vec::new(),
         })
+    }
+
+    /// Returns what the bytes that it shows depend on.
+    #[must_use]
+    pub fn projection(&self) -> &Projection {
+        &self.projection
     }
 
     /// Decides about a row. Appends the view's key, of a hidden row only where `keys_hidden`, because
@@ -249,38 +284,73 @@ impl Evaluator {
         key: &mut Vec<u8>,
         value: &mut Vec<u8>,
     ) -> Result<Decision, Error> {
+        if !self.is_in_view(cells) {
+            if keys_hidden {
+                self.key_of_row(cells, key)?;
+            }
+            return Ok(Decision::Hidden);
+        }
+        self.show(cells, key, value)
+    }
+
+    /// Returns whether the view's condition is TRUE for a row.
+    #[must_use]
+    pub fn is_in_view(&self, cells: &[Cell<'_>]) -> bool {
+        let Some(condition) = &self.condition else {
+            return true;
+        };
         if self.pads.is_empty() {
-            return self.whole_row(cells, keys_hidden, key, value);
+            return condition.evaluate(cells) == Truth::True;
+        }
+        condition.evaluate(&padded(cells, &self.pads)) == Truth::True
+    }
+
+    /// Appends the view's key of a row.
+    ///
+    /// # Errors
+    /// As [`Evaluator::row`].
+    pub fn key_of_row(&mut self, cells: &[Cell<'_>], key: &mut Vec<u8>) -> Result<(), Error> {
+        self.masked.clear();
+        self.outputs.clear();
+        if self.pads.is_empty() {
+            return self.write_key(|column| cells[column.index], key);
         }
         let pads = std::mem::take(&mut self.pads);
-        let padded: Vec<Cell<'_>> = cells
-            .iter()
-            .copied()
-            .chain(pads.iter().map(Pad::cell))
-            .collect();
-        let decision = self.whole_row(&padded, keys_hidden, key, value);
+        let padded = padded(cells, &pads);
+        let written = self.write_key(|column| padded[column.index], key);
+        self.pads = pads;
+        written
+    }
+
+    /// Appends the view's key and value of a row that is in the view; the value not, if one that is
+    /// granted is unavailable.
+    ///
+    /// # Errors
+    /// As [`Evaluator::row`].
+    pub fn show(
+        &mut self,
+        cells: &[Cell<'_>],
+        key: &mut Vec<u8>,
+        value: &mut Vec<u8>,
+    ) -> Result<Decision, Error> {
+        if self.pads.is_empty() {
+            return self.show_whole(cells, key, value);
+        }
+        let pads = std::mem::take(&mut self.pads);
+        let decision = self.show_whole(&padded(cells, &pads), key, value);
         self.pads = pads;
         decision
     }
 
-    fn whole_row(
+    fn show_whole(
         &mut self,
         cells: &[Cell<'_>],
-        keys_hidden: bool,
         key: &mut Vec<u8>,
         value: &mut Vec<u8>,
     ) -> Result<Decision, Error> {
-        let condition = self.condition.as_ref();
-        let is_hidden = condition.is_some_and(|it| it.evaluate(cells) != Truth::True);
-        if is_hidden && !keys_hidden {
-            return Ok(Decision::Hidden);
-        }
         self.masked.clear();
         self.outputs.clear();
         self.write_key(|column| cells[column.index], key)?;
-        if is_hidden {
-            return Ok(Decision::Hidden);
-        }
         let mut unavailable = false;
         for column in &self.columns {
             let cell = cells[column.index];
@@ -390,6 +460,11 @@ impl Evaluator {
             source,
         })
     }
+}
+
+fn padded<'a>(cells: &[Cell<'a>], pads: &'a [Pad]) -> Vec<Cell<'a>> {
+    let behind = pads.iter().map(Pad::cell);
+    cells.iter().copied().chain(behind).collect()
 }
 
 fn plan(task: &ViewTask) -> Result<ViewPlan, Error> {

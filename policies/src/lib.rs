@@ -25,6 +25,6 @@ pub mod text;
 
 pub use document::ViewDocument;
 pub use error::{DocumentError, Error};
-pub use evaluator::{Decision, Evaluator};
+pub use evaluator::{Decision, Evaluator, Projection};
 pub use plan::{ViewPlan, compile};
 pub use task::{ViewState, ViewTask};

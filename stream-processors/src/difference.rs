@@ -31,6 +31,7 @@ use crate::Error;
 use crate::decoders::{Decoders, fields};
 use crate::pending::Pending;
 use crate::position::{Bytes, Progress};
+use crate::shared::Shared;
 use crate::store::{Member, Store};
 use crate::view::{Effects, Row, View};
 
@@ -185,6 +186,7 @@ fn fill_row<S: Store>(
         .decode_image(row, &mut cells)
         .map_err(unreadable)?;
     let row = Row {
+        number: effects.shared.begin_row(),
         schema,
         columns: fields(&decoder.row),
         cells: &cells,
@@ -270,6 +272,7 @@ pub(crate) fn effects<'a, S>(
     out: &'a mut RecordBatch,
     partition: i32,
     secret: Option<&'a [u8]>,
+    shared: &'a mut Shared,
 ) -> Effects<'a, S> {
     Effects {
         store,
@@ -277,5 +280,6 @@ pub(crate) fn effects<'a, S>(
         out,
         partition,
         secret,
+        shared,
     }
 }

@@ -49,6 +49,7 @@ use crate::difference::{self, Limits, Part};
 use crate::filter::Filter;
 use crate::pending::Pending;
 use crate::position::{InputPosition, Progress, VERSION, ViewPosition};
+use crate::shared::Shared;
 use crate::store::{Store, StorePosition};
 use crate::view::{Effects, InputKey, Row, View};
 
@@ -149,6 +150,7 @@ pub struct Processor<S> {
     secret: Option<Vec<u8>>,
     decoders: Decoders,
     views: Vec<View>,
+    shared: Shared,
     /// Which view's run goes first in the next part.
     turn: usize,
     /// What the last part did.
@@ -240,6 +242,7 @@ impl<S: Store> Processor<S> {
             secret,
             decoders: Decoders::default(),
             views: Vec::new(),
+            shared: Shared::default(),
             turn: 0,
             last_run: Run::None,
             members_have_rows: position.seq == 0,
@@ -274,6 +277,7 @@ impl<S: Store> Processor<S> {
                 .as_ref()
                 .is_some_and(|stored| stored.seq == self.position.seq);
         let total = self.rows;
+        self.shared.clear();
         let mut before: BTreeMap<String, View> = std::mem::take(&mut self.views)
             .into_iter()
             .map(|view| (view.task.name.clone(), view))
@@ -426,7 +430,8 @@ impl<S: Store> Processor<S> {
     ) -> Result<bool, Error> {
         let secret = self.secret.as_deref();
         let (pending, partition) = (&mut self.pending, self.partition);
-        let mut effects = difference::effects(&self.store, pending, out, partition, secret);
+        let shared = &mut self.shared;
+        let mut effects = difference::effects(&self.store, pending, out, partition, secret, shared);
         let view = &mut self.views[view];
         match record {
             Some((key, value)) => view.repeat(key, value, &mut effects),
@@ -520,6 +525,7 @@ impl<S: Store> Processor<S> {
                     let columns = decoder.event.columns();
                     row = Some((
                         Row {
+                            number: self.shared.begin_row(),
                             schema,
                             columns,
                             cells: &after,
@@ -572,6 +578,7 @@ impl<S: Store> Processor<S> {
             out,
             partition: self.partition,
             secret: self.secret.as_deref(),
+            shared: &mut self.shared,
         };
         for view in self
             .views
@@ -649,8 +656,10 @@ impl<S: Store> Processor<S> {
         let count = rows + 1;
         for index in (0..count).map(|index| (index + self.turn) % count) {
             let secret = self.secret.as_deref();
+            let (pending, shared) = (&mut self.pending, &mut self.shared);
+            let partition = self.partition;
             let mut effects =
-                difference::effects(&self.store, &mut self.pending, out, self.partition, secret);
+                difference::effects(&self.store, pending, out, partition, secret, shared);
             if index < rows {
                 // What is through with the rows in this part goes over its members in the next one.
                 if runs[index] != Run::Fill {

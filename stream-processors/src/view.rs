@@ -30,6 +30,7 @@ use crate::filter::Filter;
 use crate::header;
 use crate::pending::Pending;
 use crate::position::{Progress, ViewPosition};
+use crate::shared::{RowNumber, Shared, SlotId};
 use crate::store::{KeyHash, Member, Members, Store, StoreBatch, ViewId};
 
 /// How long after a batch was begun its records may be appended: waiting for input, memory and the
@@ -59,7 +60,7 @@ pub struct View {
     pub(crate) now_ms: i64,
     pub(crate) segment_ms: i64,
     /// By the rows' schemas, of which there are few.
-    evaluators: Vec<(SchemaId, Evaluator)>,
+    evaluators: Vec<(SchemaId, SlotId, Evaluator)>,
     key_evaluators: HashMap<SchemaId, Evaluator>,
     scratch: Scratch,
     /// Members that the batch has changed. Seen before the sealed ones.
@@ -79,6 +80,8 @@ struct Scratch {
     key: Vec<u8>,
     value: Vec<u8>,
     header: Vec<u8>,
+    /// Of the value.
+    digest: [u8; 16],
 }
 
 /// Where a view's output goes, and what it changes.
@@ -88,10 +91,12 @@ pub(crate) struct Effects<'a, S> {
     pub(crate) out: &'a mut RecordBatch,
     pub(crate) partition: i32,
     pub(crate) secret: Option<&'a [u8]>,
+    pub(crate) shared: &'a mut Shared,
 }
 
 /// A row, decoded.
 pub(crate) struct Row<'a> {
+    pub(crate) number: RowNumber,
     pub(crate) schema: SchemaId,
     pub(crate) columns: &'a [FieldInfo],
     pub(crate) cells: &'a [Cell<'a>],
@@ -173,7 +178,7 @@ impl View {
         head: Option<&EventHead>,
         effects: &mut Effects<'_, S>,
     ) -> Result<(), Error> {
-        let decision = match self.evaluate(row, effects.secret) {
+        let decision = match self.evaluate(row, effects.secret, effects.shared) {
             Ok(decision) => decision,
             Err(error) => {
                 self.suspend(&error);
@@ -189,7 +194,7 @@ impl View {
             Decision::Hidden => self.remove(member, head, effects),
             Decision::Unavailable => self.keep(member),
             Decision::Visible => {
-                let digest = digest(&self.scratch.value);
+                let digest = self.scratch.digest;
                 if member.is_some_and(|member| member.digest == digest) {
                     self.keep(member);
                 } else {
@@ -272,28 +277,50 @@ impl View {
         self.remove(Some(member), None, effects);
     }
 
+    /// Decides about a row: its key and value are then in the scratch buffers, as far as they matter.
     fn evaluate(
         &mut self,
         row: &Row<'_>,
         secret: Option<&[u8]>,
+        shared: &mut Shared,
     ) -> Result<Decision, hutong_policies::Error> {
         self.scratch.key.clear();
         empty(&mut self.scratch.value);
         let known = self.evaluators.iter();
         let known = known
-            .map(|(schema, _)| *schema)
+            .map(|(schema, ..)| *schema)
             .position(|schema| schema == row.schema);
         let index = match known {
             Some(index) => index,
             None => {
                 let evaluator = Evaluator::of_schema(&self.task, row.schema, row.columns, secret)?;
-                self.evaluators.push((row.schema, evaluator));
+                let slot = shared.join(evaluator.projection());
+                self.evaluators.push((row.schema, slot, evaluator));
                 self.evaluators.len() - 1
             }
         };
-        let Scratch { key, value, .. } = &mut self.scratch;
-        let (_, evaluator) = &mut self.evaluators[index];
-        evaluator.row(row.cells, !row.is_new, key, value)
+        let Scratch {
+            key, value, digest, ..
+        } = &mut self.scratch;
+        let (_, slot, evaluator) = &mut self.evaluators[index];
+        if !evaluator.is_in_view(row.cells) {
+            if !row.is_new {
+                evaluator.key_of_row(row.cells, key)?;
+            }
+            return Ok(Decision::Hidden);
+        }
+        if let Some(made) = shared.made(*slot, row.number) {
+            key.extend_from_slice(&made.key);
+            value.extend_from_slice(&made.value);
+            *digest = made.digest;
+            return Ok(made.decision);
+        }
+        let decision = evaluator.show(row.cells, key, value)?;
+        if decision == Decision::Visible {
+            *digest = self::digest(value);
+        }
+        shared.keep(*slot, row.number, (decision, key, value, *digest));
+        Ok(decision)
     }
 
     fn evaluate_key(
@@ -420,7 +447,9 @@ impl View {
         header::write(head, self.task.version, &mut self.scratch.header);
         let out = &mut *effects.out;
         // At once: growing for a header would double what a large value takes.
-        let Scratch { key, value, header } = &self.scratch;
+        let Scratch {
+            key, value, header, ..
+        } = &self.scratch;
         let bytes = key.len() + value.len() + header.len();
         out.buffer.reserve(bytes);
         let mut append = |bytes: &[u8]| {

@@ -11,9 +11,9 @@
 
 use bytes::{Buf, BytesMut};
 use hutong_connectors_core::secret::Secret;
+use postgres_protocol::IsNull;
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
-use postgres_protocol::IsNull;
 use postgres_protocol::message::frontend::{self, BindError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
