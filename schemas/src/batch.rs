@@ -158,3 +158,42 @@ impl std::fmt::Debug for RecordBatch {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pool is the process's: one test for all.
+    #[test]
+    fn memory_that_was_given_back_is_used_again_where_it_fits_and_let_go_in_time() {
+        let batch = |bytes| {
+            let mut batch = RecordBatch::with_room(10, bytes);
+            batch.buffer.resize(bytes, 7);
+            batch
+        };
+        let small = batch(SPARE_BYTES.start / 2);
+        small.give_back();
+        assert!(spares().is_empty(), "what costs little is not kept");
+
+        let (two, five) = (batch(2 << 20), batch(5 << 20));
+        let address = two.buffer.as_ptr();
+        two.give_back();
+        five.give_back();
+        let again = RecordBatch::with_room(10, 2 << 20);
+        assert_eq!(again.buffer.as_ptr(), address, "the smallest that fits");
+        assert!(again.buffer.is_empty() && again.records.is_empty());
+        assert!(RecordBatch::spare(6 << 20).is_none());
+
+        let batches: Vec<_> = (0..10).map(|_| batch(4 << 20)).collect();
+        batches.into_iter().for_each(RecordBatch::give_back);
+        let bytes = |spares: &[Spare]| -> usize { spares.iter().map(|s| s.batch.bytes()).sum() };
+        let kept = bytes(&spares());
+        assert!((8 << 20..=SPARES_BYTES_MAX).contains(&kept), "{kept}");
+
+        forget_spares();
+        assert_eq!(bytes(&spares()), kept, "not at once");
+        std::thread::sleep(SPARE_TIME);
+        forget_spares();
+        assert!(spares().is_empty());
+    }
+}

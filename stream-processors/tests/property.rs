@@ -185,6 +185,71 @@ fn a_view_is_its_policy_applied_to_the_rows_whatever_happens() {
     }
 }
 
+/// Views that differ in what must keep them apart, among others that show a row alike.
+fn neighbours() -> Vec<ViewTask> {
+    let hidden = |name| view(name, 1, SHAPES[1].columns, CONDITIONS[1].0);
+    let mut other_share = hidden("other_share");
+    other_share.document.share = "s04".into();
+    let rotated = ViewTask {
+        share_key_version: 2,
+        ..hidden("rotated")
+    };
+    let swapped: &[_] = &[("name", None), ("id", None)];
+    let masked: &[_] = &[("id", None), ("name", Some("SHOW_LAST 1"))];
+    let hashed: &[_] = &[("id", None), ("name", Some("HASH"))];
+    let mut hashed_there = view("hashed_there", 1, hashed, None);
+    hashed_there.document.share = "s04".into();
+    vec![
+        view("clear", 1, SHAPES[0].columns, CONDITIONS[0].0),
+        view("clear_too", 1, SHAPES[0].columns, CONDITIONS[1].0),
+        view("clear_and_whole", 1, SHAPES[0].columns, None),
+        hidden("hidden"),
+        view("hidden_too", 1, SHAPES[1].columns, CONDITIONS[2].0),
+        other_share,
+        rotated,
+        view("swapped", 1, swapped, None),
+        view("masked", 1, masked, None),
+        view("hashed", 1, hashed, None),
+        view("hashed_too", 1, hashed, CONDITIONS[2].0),
+        hashed_there,
+    ]
+}
+
+#[test]
+fn a_view_beside_others_delivers_what_it_delivers_alone() {
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let rng = &mut StdRng::seed_from_u64(seed);
+    let mut table = Table::new();
+    for _ in 0..300 {
+        table.begin();
+        let id = rng.random_range(0..20);
+        match rng.random_range(0..10) {
+            0..8 => table.upsert(random_row(rng, id)),
+            8 => {
+                if let Some(row) = table.rows.get(&id).cloned() {
+                    table.upsert_without_name(&row);
+                }
+            }
+            _ => table.delete(id),
+        }
+    }
+    let delivered = |tasks: &[ViewTask]| {
+        let mut kafka = Kafka::default();
+        let mut processor = start(MemoryStore::default(), &kafka, &table, tasks, 1_000);
+        settle(&mut processor, &mut kafka, &table, 1_000);
+        kafka.outputs
+    };
+    let tasks = neighbours();
+    let together = delivered(&tasks);
+    for task in tasks {
+        let alone = delivered(std::slice::from_ref(&task));
+        let (together, alone) = (&together[&task.topic], &alone[&task.topic]);
+        assert!(alone.len() > 20, "{}, seed {seed}", task.name);
+        assert_eq!(together, alone, "{}, seed {seed}", task.name);
+    }
+}
+
 fn play(seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     let rng = &mut rng;
