@@ -19,7 +19,7 @@ use crate::{load, process};
 /// How long a step may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 /// How often a mark is looked at that ends a measurement.
-const LOOK: Duration = Duration::from_millis(4);
+pub(crate) const LOOK: Duration = Duration::from_millis(4);
 const WORKER: &str = "worker";
 
 /// Servers and a platform.

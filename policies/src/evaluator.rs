@@ -35,8 +35,8 @@ pub struct Projection {
     key: Vec<KeyColumn>,
     columns: Vec<(String, usize, SqlType, Mask)>,
     pads: Vec<Pad>,
-    /// The share and the version of the secret that values or keys are hidden with, if any are.
-    hidden_with: Option<(String, u32)>,
+    /// Share, version of the secret, and table that values or keys are hidden with, if any are.
+    hidden_with: Option<(String, u32, String)>,
 }
 
 /// Applies one view to the rows, or the keys, of one writer schema.
@@ -249,7 +249,11 @@ impl Evaluator {
                 key: key.clone(),
                 columns: Vec::new(),
                 pads: Vec::new(),
-                hidden_with: secret.map(|_| (task.document.share.clone(), task.share_key_version)),
+                hidden_with: secret.map(|_| {
+                    let document = &task.document;
+                    let (share, topic) = (document.share.clone(), document.source.topic.clone());
+                    (share, task.share_key_version, topic)
+                }),
             },
             condition: None,
             columns: Vec::new(),

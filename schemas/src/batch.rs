@@ -51,28 +51,33 @@ impl RecordBatch {
         self.buffer.capacity() + self.records.capacity() * std::mem::size_of::<Record>()
     }
 
-    /// Returns an empty batch with room for so much, from memory that was [given back](Self::give_back) if
-    /// there is some.
+    /// Returns an empty batch with room for so much, and not for much more, from memory that was
+    /// [given back](Self::give_back) if there is some.
     #[must_use]
     pub fn with_room(records: usize, bytes: usize) -> Self {
+        Self::spare(bytes..2 * bytes).unwrap_or_else(|| Self::allocate(records, bytes))
+    }
+
+    fn allocate(records: usize, bytes: usize) -> Self {
         // The next one may be a little larger than this, and shall fit then.
         let with_slack = |count: usize| count + count / 16;
-        Self::spare(bytes).unwrap_or_else(|| Self {
+        Self {
             buffer: Vec::with_capacity(with_slack(bytes)),
             topics: Vec::new(),
             records: Vec::with_capacity(with_slack(records)),
-        })
+        }
     }
 
-    /// Takes the smallest batch with room for `bytes` that was [given back](Self::give_back).
+    /// Takes the smallest batch with room for so many bytes that was [given back](Self::give_back).
     #[must_use]
-    pub fn spare(bytes: usize) -> Option<Self> {
-        if bytes < SPARE_BYTES.start {
+    pub fn spare(bytes: Range<usize>) -> Option<Self> {
+        if bytes.start < SPARE_BYTES.start {
             return None;
         }
         let mut spares = spares();
         let room = |spare: &Spare| spare.batch.buffer.capacity();
-        let fitting = spares.iter().enumerate().filter(|(_, s)| room(s) >= bytes);
+        let fitting = spares.iter().enumerate();
+        let fitting = fitting.filter(|(_, spare)| bytes.contains(&room(spare)));
         let (index, _) = fitting.min_by_key(|(_, s)| room(s))?;
         Some(spares.swap_remove(index).batch)
     }
@@ -83,7 +88,8 @@ impl RecordBatch {
     pub fn replace(&mut self) -> Self {
         let bytes = self.buffer.len();
         let room = if bytes > KEPT_BYTES { 0 } else { bytes };
-        let next = Self::with_room(self.records.len(), room);
+        let spare = Self::spare(room..SPARE_BYTES.end);
+        let next = spare.unwrap_or_else(|| Self::allocate(self.records.len(), room));
         std::mem::replace(self, next)
     }
 
@@ -136,9 +142,15 @@ fn spares() -> MutexGuard<'static, Vec<Spare>> {
 }
 
 /// Lets go of what was [given back](RecordBatch::give_back) and that nobody took for a while. To be called
-/// now and then by whoever gives batches back, also when there are no more.
+/// now and then by whoever gives batches back.
 pub fn forget_spares() {
     spares().retain(|spare| spare.given.elapsed() < SPARE_TIME);
+}
+
+/// Lets go of all that was [given back](RecordBatch::give_back). To be called by whoever gives none back
+/// any more.
+pub fn forget_all_spares() {
+    spares().clear();
 }
 
 /// Empties a buffer that is used again. The memory of one large row goes back: it is not counted any
@@ -182,7 +194,8 @@ mod tests {
         let again = RecordBatch::with_room(10, 2 << 20);
         assert_eq!(again.buffer.as_ptr(), address, "the smallest that fits");
         assert!(again.buffer.is_empty() && again.records.is_empty());
-        assert!(RecordBatch::spare(6 << 20).is_none());
+        assert!(RecordBatch::spare(6 << 20..12 << 20).is_none());
+        assert!(RecordBatch::spare(2 << 20..3 << 20).is_none());
 
         let batches: Vec<_> = (0..10).map(|_| batch(4 << 20)).collect();
         batches.into_iter().for_each(RecordBatch::give_back);
@@ -194,6 +207,10 @@ mod tests {
         assert_eq!(bytes(&spares()), kept, "not at once");
         std::thread::sleep(SPARE_TIME);
         forget_spares();
+        assert!(spares().is_empty());
+
+        batch(4 << 20).give_back();
+        forget_all_spares();
         assert!(spares().is_empty());
     }
 }

@@ -38,7 +38,7 @@ use hutong_connectors_core::SOURCE_CLASS;
 use hutong_connectors_core::postgres_source::Config;
 use hutong_connectors_core::source::SourceBatch;
 use hutong_connectors_postgres::source::{self, Connected};
-use hutong_schemas::batch::{RecordBatch, forget_spares};
+use hutong_schemas::batch::{RecordBatch, forget_all_spares, forget_spares};
 use hutong_schemas::class::Class;
 use hutong_transport::producer::{Transaction, TransactionalProducer};
 use serde::Deserialize;
@@ -88,7 +88,9 @@ pub(crate) async fn run(ctx: TaskContext) -> Result<Stopped, TaskError> {
         producer: &producer,
         confirm,
     };
-    commits.run(batches, connector).await?;
+    let outcome = commits.run(batches, connector).await;
+    drop(commits);
+    outcome?;
     if let Some(producer) = Arc::into_inner(producer) {
         producer.close().await;
     }
@@ -180,6 +182,13 @@ struct Commits<'a> {
     owner: &'a str,
     producer: &'a TransactionalProducer,
     confirm: watch::Sender<u64>,
+}
+
+impl Drop for Commits<'_> {
+    fn drop(&mut self) {
+        // Others that run give back again.
+        forget_all_spares();
+    }
 }
 
 impl Commits<'_> {

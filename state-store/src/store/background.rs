@@ -13,7 +13,7 @@ use crate::merge::{Cursor, Merge};
 use crate::run::{Run, RunWriter, Value};
 
 /// So many runs that were merged equally often are merged into one.
-const RUNS_UNMERGED: usize = 8;
+const RUNS_UNMERGED: usize = 16;
 /// How many entries, and bytes of them, are merged between two looks at what else is to be done.
 const MERGED_AT_ONCE: usize = 4096;
 const MERGED_BYTES_AT_ONCE: usize = 1024 * 1024;

@@ -79,9 +79,9 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
 
     /// Gives the batches back that were lent last, or none while librdkafka holds records that point into them.
     pub(crate) fn take_back(&mut self) -> Vec<RecordBatch> {
-        // SAFETY: the client lives. A record is counted until its memory is freed.
-        let held = unsafe { sys::rd_kafka_outq_len(self.client()) };
-        if held > 0 {
+        // A record is counted until its memory is freed. Not by the length of the queue, where events that
+        // nobody has served yet count as well.
+        if !self.flush(Duration::ZERO) {
             return Vec::new();
         }
         self.kept.clear();

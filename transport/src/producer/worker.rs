@@ -187,9 +187,16 @@ impl Worker {
     pub(super) fn serve(mut self, commands: &Receiver<Command>) {
         loop {
             match commands.recv_timeout(IDLE) {
-                Ok(command) => self.answer(command),
-                // Log lines of an idle client must not pile up.
-                Err(RecvTimeoutError::Timeout) => self.serve_events(),
+                Ok(command) => {
+                    self.answer(command);
+                    // Log lines must not pile up, nor take time.
+                    self.native.wrapped().poll(Duration::ZERO);
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.serve_events();
+                    // Of a transaction that failed, what could not be purged then.
+                    drop(self.native.take_back());
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }

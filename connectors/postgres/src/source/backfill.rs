@@ -15,7 +15,7 @@
 //!
 //! # Memory
 //!
-//! At most four chunks per reader are being read or wait to be emitted, each with its share of the
+//! At most two chunks per reader are being read, or four where these are at most a quarter of the budget, or wait to be emitted, each with its share of the
 //! byte budget, taken before it is read and never waited for; only a chunk behind which others wait is
 //! read without, in little pieces, because what they hold may be what others wait for. Where a row is
 //! larger than a chunk there is one chunk at a time, with the share of all copies of a row.
@@ -30,15 +30,15 @@ use hutong_schemas::position::Lsn;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc};
 
 use super::catalogue::Table;
-use super::chunk::{High, Job, Key, Readable, Rows, Sizer};
+use super::chunk::{High, Job, Key, Readable, Rows, Sizer, bytes_of};
 use super::delivery::COPIES;
 use super::merge::{ChunkId, Merge, Verdict};
 use super::readers::{self, Helper, Jobs, Report};
 use super::side::Side;
 use super::table_state::Reading;
 
-/// Chunks of each reader that are being read or wait to be emitted: enough to go on reading while a
-/// batch commits.
+/// Chunks of each reader that are being read or wait to be emitted, where the byte budget is large enough:
+/// so many that it goes on reading while a batch commits.
 const CHUNKS_A_READER: usize = 4;
 /// Most bytes of a chunk: small beside a batch, so that what streams waits little for one.
 const CHUNK_BYTES_MAX: usize = 2 << 20;
@@ -49,6 +49,8 @@ pub(crate) const CHUNK_BYTES_MIN: usize = 16 << 10;
 #[derive(Debug)]
 pub(crate) struct Backfill {
     readers: usize,
+    /// Chunks that are being read or wait to be emitted, at most.
+    chunks_max: usize,
     busy_readers: usize,
     chunk_bytes: usize,
     /// Tables that are not prepared.
@@ -126,8 +128,13 @@ impl Backfill {
         config: &Arc<Config>,
         side: &Side,
         host: &Arc<dyn SourceHost>,
+        budget_bytes: usize,
         tables: Vec<Table>,
     ) -> Self {
+        let readers = config.snapshot_readers;
+        let chunk_bytes = (config.batch_bytes_max / 4).min(CHUNK_BYTES_MAX);
+        // What streams beside them needs most of the budget.
+        let chunks_max = budget_bytes / 4 / chunk_bytes.max(1);
         let (report, reports) = mpsc::channel(4 * config.snapshot_readers);
         let (jobs, inbox) = mpsc::channel(config.snapshot_readers);
         let inbox: Jobs = Arc::new(Mutex::new(inbox));
@@ -147,9 +154,10 @@ impl Backfill {
             report,
         ));
         Self {
-            readers: config.snapshot_readers,
+            readers,
+            chunks_max: chunks_max.clamp(2 * readers, CHUNKS_A_READER * readers),
             busy_readers: 0,
-            chunk_bytes: (config.batch_bytes_max / 4).min(CHUNK_BYTES_MAX),
+            chunk_bytes,
             unprepared,
             is_past_barrier: false,
             ready: VecDeque::new(),
@@ -269,9 +277,8 @@ impl Backfill {
             };
             merge.read(id, rows.snapshot.clone(), rows.after);
             let count = u64::try_from(rows.batch.records.len()).unwrap_or(u64::MAX);
-            active
-                .sizer
-                .measured(count, rows.batch.buffer.len(), rows.took);
+            let bytes = bytes_of(&rows.batch);
+            active.sizer.measured(count, bytes, rows.took);
             let chunk = &mut active.chunks[index];
             let rest = rows.ended_early_at.clone().map(|end| Chunk {
                 id: self.next_chunk,
@@ -332,7 +339,7 @@ impl Backfill {
         }
         let outstanding: usize = self.active.iter().map(|active| active.chunks.len()).sum();
         let has_next = |active: &Active| matches!(active.next, Next::At(_));
-        (outstanding < CHUNKS_A_READER * self.readers)
+        (outstanding < self.chunks_max)
             .then(|| self.active.iter().position(has_next))
             .flatten()
     }

@@ -512,7 +512,7 @@ fn push_tombstone(plan: &TablePlan, key: &[u8], partition: i32, batch: &mut Reco
 fn append(batch: &mut RecordBatch, more: RecordBatch) {
     if batch.records.is_empty() && batch.buffer.is_empty() {
         // Others will follow, for which it would have to grow.
-        let Some(room) = RecordBatch::spare(2 * more.buffer.len()) else {
+        let Some(room) = RecordBatch::spare(2 * more.buffer.len()..usize::MAX) else {
             *batch = more;
             return;
         };

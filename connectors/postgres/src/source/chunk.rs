@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hutong_connectors_core::source::SourceHost;
-use hutong_schemas::batch::RecordBatch;
+use hutong_schemas::batch::{Record, RecordBatch};
 use hutong_schemas::cell::{Cell, recycle};
 use hutong_schemas::envelope::{EventSource, Op, SnapshotMark};
 use hutong_schemas::position::Lsn;
@@ -201,9 +201,13 @@ impl RowEncoder {
 
     /// Returns the memory that the batch needs.
     pub(crate) fn bytes(&self) -> usize {
-        self.batch.buffer.len()
-            + self.batch.records.len() * size_of::<hutong_schemas::batch::Record>()
+        bytes_of(&self.batch)
     }
+}
+
+/// Returns the memory that the records of a batch need.
+pub(crate) fn bytes_of(batch: &RecordBatch) -> usize {
+    batch.buffer.len() + batch.records.len() * size_of::<Record>()
 }
 
 /// What the events of read rows say of their source.
@@ -235,7 +239,7 @@ pub(crate) async fn read(
     let doing = format!("read rows of table {}", table.plan.schema.id);
     let began = Instant::now();
     let query = format!(
-        "BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ; SELECT {}, {END_OF_LOG}",
+        "BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ; {IN_ORDER}; SELECT {}, {END_OF_LOG}",
         visibility::COLUMNS
     );
     let rows = client.query(&doing, &query).await?;
@@ -258,6 +262,7 @@ pub(crate) async fn read(
     };
     let query = table.rows_query(low.as_ref(), high.as_ref());
     let (rows, bytes) = job.expected;
+    let rows = rows.min(job.bytes_max / size_of::<Record>());
     let mut encoder = RowEncoder::with_room(rows, bytes.min(job.bytes_max));
     let source = source_of_rows(lsn);
     let ended_early_at = fetch(client, &query, job, &source, &mut encoder).await?;
@@ -341,8 +346,12 @@ async fn fetch(
             return Ok(full_at);
         }
         let row_bytes = (bytes / done.max(1)).max(1);
-        let fitting = i32::try_from(FETCH_BYTES / row_bytes).unwrap_or(FETCH_ROWS_MAX);
-        wanted = fitting.clamp(1, FETCH_ROWS_MAX);
+        let room = job.bytes_max.saturating_sub(encoder.bytes());
+        let fitting = FETCH_BYTES.min(room) / row_bytes;
+        let fitting = i32::try_from(fitting).unwrap_or(FETCH_ROWS_MAX);
+        // What comes next may be larger than what came.
+        let most = FETCH_ROWS_MAX.min(wanted.saturating_mul(8));
+        wanted = fitting.clamp(1, most);
         client.more_rows(wanted).await?;
     }
 }
@@ -363,6 +372,11 @@ fn key_of(plan: &TablePlan, row: &[u8]) -> Result<Key, Error> {
         })
         .collect()
 }
+
+/// Rows are read along the key's index: what a planner thinks of a chunk in the midst of a table, above all
+/// where the key has several columns, may make it read and sort the whole table for each chunk.
+const IN_ORDER: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; \
+     SET LOCAL max_parallel_workers_per_gather = 0";
 
 /// Where the log ends: on a standby, where what is visible ends.
 pub(crate) const END_OF_LOG: &str = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
@@ -418,14 +432,16 @@ impl Sizer {
         self.rows
     }
 
-    /// Returns how many rows the next chunk is likely to have, and their bytes, if anything is known.
+    /// Returns how many rows the next chunk is likely to have, and the bytes of its buffer, if anything is
+    /// known.
     pub(crate) fn expected(self) -> (usize, usize) {
         if self.row_bytes == 0 {
             return (0, 0);
         }
-        let bytes = self.rows.saturating_mul(self.row_bytes);
         let count = |count: u64| usize::try_from(count).unwrap_or(0);
-        (count(self.rows), count(bytes))
+        let (rows, row_bytes) = (count(self.rows), count(self.row_bytes));
+        let in_buffer = row_bytes.saturating_sub(size_of::<Record>());
+        (rows, rows.saturating_mul(in_buffer))
     }
 
     /// Returns the size of the rows of late, in bytes, if one of them makes a chunk.

@@ -91,6 +91,11 @@ impl Delivery {
         }
     }
 
+    /// Returns the whole byte budget.
+    pub(crate) fn budget_bytes(&self) -> usize {
+        self.budget_kib.saturating_mul(1024)
+    }
+
     /// Returns whether the batch being filled, or one on its way, holds a part of the budget.
     pub(crate) fn holds_something(&self) -> bool {
         self.permit.is_some() || !self.is_settled()

@@ -576,7 +576,9 @@ impl Beginning {
         let mut changes = Changes::new(self.position, self.tables, limits, skipped);
         let backfill = (!self.beside.is_empty()).then(|| {
             changes.merge = Some(Merge::default());
-            Backfill::start(&config, &self.side, &delivery.host, self.beside)
+            let budget_bytes = delivery.budget_bytes();
+            let host = &delivery.host;
+            Backfill::start(&config, &self.side, host, budget_bytes, self.beside)
         });
         let (client, side) = (self.client, self.side);
         let mut streaming = Streaming::start(config, client, side, delivery, changes).await?;
