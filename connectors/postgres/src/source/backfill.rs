@@ -15,10 +15,11 @@
 //!
 //! # Memory
 //!
-//! At most two chunks per reader are being read, or four where these are at most a quarter of the budget, or wait to be emitted, each with its share of the
-//! byte budget, taken before it is read and never waited for; only a chunk behind which others wait is
-//! read without, in little pieces, because what they hold may be what others wait for. Where a row is
-//! larger than a chunk there is one chunk at a time, with the share of all copies of a row.
+//! At most two chunks per reader are being read or wait to be emitted, or four where these are at most a
+//! quarter of the byte budget. Each has its share of the budget, taken before it is read and never waited
+//! for; only a chunk behind which others wait is read without, in little pieces, because what they hold
+//! may be what others wait for. Where a row is larger than a chunk there is one chunk at a time, with the
+//! share of all copies of a row.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
