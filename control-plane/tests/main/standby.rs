@@ -56,6 +56,8 @@ fn reads_are_answered_from_the_topic_for_those_who_could_read_before() {
         post_and_delete(&platform, gone).await;
 
         // What is copied is copied every few seconds: after an outage at once.
+        // It has its time before the database is cut off.
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
         until(
             "what was registered is known without the database",
             async || {
