@@ -20,6 +20,7 @@ use crate::error::{Error, Failure};
 use crate::names::{Cluster, POSITION_PARTITIONS, STATUS_PARTITIONS, TASK_PARTITIONS};
 use crate::native::access::{self, Target};
 use crate::native::log::Logged;
+use crate::native::topics;
 use crate::reader::fetching::{self, blocking, operation};
 
 pub use self::making::Ensured;
@@ -274,13 +275,14 @@ impl Admin {
         found.remove(name).unwrap_or(Ok(None))
     }
 
-    /// Deletes the topic and returns whether it was there. Its records are gone when it returns; its
-    /// name may be known to brokers for a moment longer.
+    /// Deletes the topic and returns whether it was there. Its records are gone when it returns, and
+    /// a broker has been seen to know it no more; others may know its name for a moment longer.
     ///
     /// # Errors
     ///
     /// Transient, or definite where the right is missing.
     pub async fn delete_topic(&self, name: &str) -> Result<bool, Error> {
+        let known = self.topic(name).await?;
         let deleted = self
             .client
             .clients()
@@ -288,15 +290,13 @@ impl Admin {
             .delete_topics(&[name], &options())
             .await;
         match single(deleted) {
-            Ok(()) => Ok(true),
-            Err(failure)
-                if matches!(
-                    failure.code,
-                    RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic
-                ) =>
-            {
-                Ok(false)
+            Ok(()) => {
+                if let Some(known) = known {
+                    self.await_oblivion(name, &known.id).await?;
+                }
+                Ok(true)
             }
+            Err(failure) if topics::is_unknown(&failure) => Ok(false),
             Err(failure) => Err(operation("delete topic", name, failure)),
         }
     }

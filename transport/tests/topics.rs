@@ -22,6 +22,17 @@ async fn a_topic_is_created_once_and_a_new_one_of_its_name_has_another_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_deleted_is_known_no_more_and_can_be_made_at_once() {
+    let fixture = Fixture::new();
+    let spec = TopicSpec::view(&fixture.cluster, "again", 1, 8);
+    for _ in 0..20 {
+        fixture.admin.ensure_topic(&spec).await.unwrap();
+        assert!(fixture.admin.delete_topic(&spec.name).await.unwrap());
+        assert_eq!(fixture.admin.topic(&spec.name).await.unwrap(), None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn all_topics_of_a_location_can_be_created() {
     let fixture = Fixture::new();
     let cluster = &fixture.cluster;

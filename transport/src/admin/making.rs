@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{NewTopic, TopicReplication};
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::{Admin, Isolation, REQUEST, TopicId, TopicInfo, TopicSpec, at_least, options};
 use crate::error::{Error, Failure};
-use crate::native::topics;
+use crate::native::{configs, topics};
 use crate::reader::fetching::{self, blocking, operation};
 
 /// How long new topics may take until their partitions have leaders.
@@ -68,6 +68,31 @@ impl Admin {
         &self,
         specs: &[TopicSpec],
     ) -> Result<Vec<Result<Ensured, Error>>, Error> {
+        let mut ensured = self.ensure_as_known(specs).await?;
+        let deadline = Instant::now() + SETTLE;
+        loop {
+            // A broker that is about to forget a topic may still know it and nothing of it.
+            let vanishing = (0..specs.len()).filter(|index| is_vanishing(&ensured[*index]));
+            let vanishing: Vec<usize> = vanishing.collect();
+            if vanishing.is_empty() || Instant::now() >= deadline {
+                return Ok(ensured);
+            }
+            tokio::time::sleep(LOOK).await;
+            let specs: Vec<_> = vanishing
+                .iter()
+                .map(|index| specs[*index].clone())
+                .collect();
+            let again = self.ensure_as_known(&specs).await?;
+            for (index, again) in vanishing.into_iter().zip(again) {
+                ensured[index] = again;
+            }
+        }
+    }
+
+    async fn ensure_as_known(
+        &self,
+        specs: &[TopicSpec],
+    ) -> Result<Vec<Result<Ensured, Error>>, Error> {
         let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
         let mut found = self.describe_all(&names).await?;
         let absent = |spec: &&TopicSpec| matches!(found.get(&spec.name), Some(Ok(None)));
@@ -75,11 +100,9 @@ impl Admin {
         for (name, made) in self.make(&absent).await? {
             found.insert(name, made);
         }
-        let usable: Vec<&TopicSpec> = specs
-            .iter()
-            .filter(|spec| matches!(found.get(&spec.name), Some(Ok(Some(_)))))
-            .collect();
-        let mut configs = self.topic_configs(&usable).await?;
+        let usable = found.iter().filter(|(_, info)| matches!(info, Ok(Some(_))));
+        let usable = usable.map(|(name, _)| name.clone()).collect();
+        let mut configs = self.topic_configs(usable).await?;
         let is_new = |name: &str| absent.iter().any(|spec| spec.name == name);
         let ensured = specs.iter().map(|spec| {
             let info = match found.remove(&spec.name) {
@@ -187,6 +210,22 @@ impl Admin {
         Ok(())
     }
 
+    /// Waits until a topic that was deleted is not described any more.
+    pub(super) async fn await_oblivion(&self, name: &str, id: &TopicId) -> Result<(), Error> {
+        let deadline = Instant::now() + SETTLE;
+        while self.topic(name).await?.is_some_and(|known| known.id == *id) {
+            if Instant::now() >= deadline {
+                return Err(Error::TimedOut {
+                    operation: "delete topic",
+                    subject: name.to_owned(),
+                    after: SETTLE,
+                });
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
     /// Returns those topics of which all partitions say where they end.
     async fn led(&self, topics: Vec<(String, i32)>) -> Result<Vec<String>, Error> {
         if topics.is_empty() {
@@ -202,34 +241,27 @@ impl Admin {
 
     async fn topic_configs(
         &self,
-        specs: &[&TopicSpec],
+        names: Vec<String>,
     ) -> Result<HashMap<String, Result<BTreeMap<String, String>, Error>>, Error> {
-        let verb = "describe the configuration of topic";
-        let Some(first) = specs.first() else {
+        let Some(first) = names.first().cloned() else {
             return Ok(HashMap::new());
         };
-        let wanted: Vec<ResourceSpecifier<'_>> = specs
-            .iter()
-            .map(|spec| ResourceSpecifier::Topic(&spec.name))
-            .collect();
-        let changing = &self.client.clients().changing;
-        let described = changing.describe_configs(&wanted, &options()).await;
-        let described =
-            described.map_err(|error| operation(verb, &first.name, Failure::from(error)))?;
-        // The answers come in the order of the questions; one that failed says not whose it is.
-        let answers = specs.iter().zip(described).map(|(spec, answer)| {
-            let config = match answer {
-                Ok(resource) => Ok(resource
-                    .entries
-                    .into_iter()
-                    .filter_map(|entry| entry.value.map(|value| (entry.name, value)))
-                    .collect()),
-                Err(code) => Err(operation(verb, &spec.name, Failure::of(code))),
-            };
-            (spec.name.clone(), config)
-        });
-        Ok(answers.collect())
+        let verb = "describe the configuration of topic";
+        self.ask(move |client| {
+            let described = configs::describe_all(client, &names, REQUEST)
+                .map_err(|failure| operation(verb, &first, failure))?;
+            let named = described.into_iter().map(|(name, config)| {
+                let config = config.map_err(|failure| operation(verb, &name, failure));
+                (name, config)
+            });
+            Ok(named.collect())
+        })
+        .await
     }
+}
+
+fn is_vanishing(ensured: &Result<Ensured, Error>) -> bool {
+    matches!(ensured, Err(Error::Operation { source, .. }) if topics::is_unknown(source))
 }
 
 fn new_topic(spec: &TopicSpec) -> NewTopic<'_> {

@@ -11,6 +11,7 @@
 )]
 
 pub(crate) mod access;
+pub(crate) mod configs;
 pub(crate) mod fetch;
 pub(crate) mod log;
 pub(crate) mod topics;

@@ -125,6 +125,14 @@ pub(crate) struct Described {
 /// What was found out about a topic: `None` if there is none of this name.
 pub(crate) type Answered = Result<Option<Described>, Failure>;
 
+/// Returns whether a broker, or librdkafka for it, says that there is no such topic.
+pub(crate) fn is_unknown(failure: &Failure) -> bool {
+    matches!(
+        failure.code,
+        RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic
+    )
+}
+
 /// Asks for topics. Blocks up to `timeout`.
 ///
 /// # Safety
@@ -184,14 +192,7 @@ unsafe fn answered(description: *const sys::rd_kafka_TopicDescription_t) -> Answ
     // SAFETY: the caller vouches for the description; what it lends is copied.
     unsafe {
         match copy_failure(sys::rd_kafka_TopicDescription_error(description)) {
-            Some(failure)
-                if matches!(
-                    failure.code,
-                    RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic
-                ) =>
-            {
-                return Ok(None);
-            }
+            Some(failure) if is_unknown(&failure) => return Ok(None),
             Some(failure) => return Err(failure),
             None => {}
         }
