@@ -223,6 +223,19 @@ impl Platform {
         sqlx::query(drop).execute(&mut db).await.unwrap();
     }
 
+    /// Waits until nothing is left in the outbox that is not marked as published.
+    pub(crate) async fn all_is_published(&self) {
+        until("all is marked as published", async || {
+            let count: i64 =
+                sqlx::query_scalar("select count(*) from outbox where published_at is null")
+                    .fetch_one(&mut self.database().await)
+                    .await
+                    .unwrap();
+            (count == 0).then_some(()).ok_or(json!(count))
+        })
+        .await;
+    }
+
     pub(crate) async fn database(&self) -> PgConnection {
         PgConnection::connect(&self.database_url).await.unwrap()
     }

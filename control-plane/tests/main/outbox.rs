@@ -27,15 +27,7 @@ fn a_crash_between_commit_and_mark_publishes_twice_and_loses_nothing() {
             .unwrap();
         assert_eq!(unmarked.rows_affected(), 1);
         platform.restart().await;
-        until("all is marked again", async || {
-            let count: i64 =
-                sqlx::query_scalar("select count(*) from outbox where published_at is null")
-                    .fetch_one(&mut platform.database().await)
-                    .await
-                    .unwrap();
-            (count == 0).then_some(()).ok_or(json!(count))
-        })
-        .await;
+        platform.all_is_published().await;
         let records = platform.records(&platform.cluster.tasks("default")).await;
         let of_task: Vec<_> = records
             .iter()
