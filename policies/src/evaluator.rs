@@ -33,7 +33,8 @@ pub struct Projection {
     key_schema: SchemaId,
     value_schema: SchemaId,
     key: Vec<KeyColumn>,
-    columns: Vec<(String, usize, SqlType, Mask)>,
+    columns: Vec<OutputColumn>,
+    /// What stands behind the cells that arrive: columns that the rows' schema does not have yet.
     pads: Vec<Pad>,
     /// Share, version of the secret, and table that values or keys are hidden with, if any are.
     hidden_with: Option<(String, u32, String)>,
@@ -45,8 +46,8 @@ pub struct Evaluator {
     view: String,
     projection: Projection,
     condition: Option<Condition>,
-    columns: Vec<OutputColumn>,
-    key: Vec<KeyColumn>,
+    /// Of the projection's columns, those that are hashed.
+    hash_keys: Vec<Option<Key>>,
     row_key: Option<RowKey>,
     key_encoder: RecordEncoder,
     value_encoder: RecordEncoder,
@@ -55,8 +56,6 @@ pub struct Evaluator {
     masked: String,
     outputs: Vec<Output>,
     cells: Vec<Cell<'static>>,
-    /// What stands behind the cells that arrive: columns that the rows' schema does not have yet.
-    pads: Vec<Pad>,
 }
 
 /// The value of a column in a row that was written before the column was there.
@@ -94,13 +93,13 @@ impl Pad {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct OutputColumn {
+    name: String,
     /// Index into the rows that arrive.
     index: usize,
     sql_type: SqlType,
     mask: Mask,
-    hash_key: Option<Key>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -165,28 +164,22 @@ impl Evaluator {
             let version = task.share_key_version;
             secret.map(|master| Key::derive(master, "hash", &task.document.share, version, &[name]))
         };
-        evaluator.columns = plan
-            .columns
-            .iter()
-            .map(|column| OutputColumn {
-                index: at(column.index),
-                sql_type: column.sql_type,
-                hash_key: if column.mask == Mask::Hash {
-                    hash_key(&column.name)
-                } else {
-                    None
-                },
-                mask: column.mask.clone(),
-            })
-            .collect();
-        let columns = plan.columns.iter().map(|column| {
-            let (name, mask) = (column.name.clone(), column.mask.clone());
-            (name, at(column.index), column.sql_type, mask)
+        let columns = plan.columns.iter().map(|column| OutputColumn {
+            name: column.name.clone(),
+            index: at(column.index),
+            sql_type: column.sql_type,
+            mask: column.mask.clone(),
         });
         evaluator.projection.columns = columns.collect();
-        evaluator.projection.pads.clone_from(&pads);
+        let columns = plan.columns.iter();
+        evaluator.hash_keys = columns
+            .map(|column| match column.mask {
+                Mask::Hash => hash_key(&column.name),
+                _ => None,
+            })
+            .collect();
         evaluator.condition = plan.condition.map(|condition| condition.at(&positions));
-        evaluator.pads = pads;
+        evaluator.projection.pads = pads;
         Ok(evaluator)
     }
 
@@ -240,13 +233,12 @@ impl Evaluator {
                 source,
             })
         };
-        let key: Vec<KeyColumn> = key.collect();
         Ok(Self {
             view: task.name.clone(),
             projection: Projection {
                 key_schema: task.key_schema_id,
                 value_schema: task.value_schema_id,
-                key: key.clone(),
+                key: key.collect(),
                 columns: Vec::new(),
                 pads: Vec::new(),
                 hidden_with: secret.map(|_| {
@@ -256,8 +248,7 @@ impl Evaluator {
                 }),
             },
             condition: None,
-            columns: Vec::new(),
-            key,
+            hash_keys: Vec::new(),
             row_key,
             key_encoder: encoder(&task.key_schema, task.key_schema_id)?,
             value_encoder: encoder(&task.value_schema, task.value_schema_id)?,
@@ -265,7 +256,6 @@ impl Evaluator {
             masked: String::new(),
             outputs: Vec::new(),
             cells: Vec::new(),
-            pads: Vec::new(),
         })
     }
 
@@ -303,10 +293,10 @@ impl Evaluator {
         let Some(condition) = &self.condition else {
             return true;
         };
-        if self.pads.is_empty() {
+        if self.projection.pads.is_empty() {
             return condition.evaluate(cells) == Truth::True;
         }
-        condition.evaluate(&padded(cells, &self.pads)) == Truth::True
+        condition.evaluate(&padded(cells, &self.projection.pads)) == Truth::True
     }
 
     /// Appends the view's key of a row.
@@ -316,13 +306,13 @@ impl Evaluator {
     pub fn key_of_row(&mut self, cells: &[Cell<'_>], key: &mut Vec<u8>) -> Result<(), Error> {
         self.masked.clear();
         self.outputs.clear();
-        if self.pads.is_empty() {
+        if self.projection.pads.is_empty() {
             return self.write_key(|column| cells[column.index], key);
         }
-        let pads = std::mem::take(&mut self.pads);
+        let pads = std::mem::take(&mut self.projection.pads);
         let padded = padded(cells, &pads);
         let written = self.write_key(|column| padded[column.index], key);
-        self.pads = pads;
+        self.projection.pads = pads;
         written
     }
 
@@ -337,12 +327,12 @@ impl Evaluator {
         key: &mut Vec<u8>,
         value: &mut Vec<u8>,
     ) -> Result<Decision, Error> {
-        if self.pads.is_empty() {
+        if self.projection.pads.is_empty() {
             return self.show_whole(cells, key, value);
         }
-        let pads = std::mem::take(&mut self.pads);
+        let pads = std::mem::take(&mut self.projection.pads);
         let decision = self.show_whole(&padded(cells, &pads), key, value);
-        self.pads = pads;
+        self.projection.pads = pads;
         decision
     }
 
@@ -356,18 +346,17 @@ impl Evaluator {
         self.outputs.clear();
         self.write_key(|column| cells[column.index], key)?;
         let mut unavailable = false;
-        for column in &self.columns {
+        for (column, hash_key) in self.projection.columns.iter().zip(&self.hash_keys) {
             let cell = cells[column.index];
             let output = if column.mask == Mask::Clear {
                 unavailable |= matches!(cell, Cell::Unavailable);
                 Output::Clear(column.index)
             } else {
                 let start = self.masked.len();
-                let hash_key = column.hash_key.as_ref();
                 match column.mask.apply(
                     column.sql_type,
                     cell,
-                    hash_key,
+                    hash_key.as_ref(),
                     &mut self.scratch,
                     &mut self.masked,
                 ) {
@@ -421,7 +410,7 @@ impl Evaluator {
         cell: impl Fn(&KeyColumn) -> Cell<'a>,
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
-        for column in &self.key {
+        for column in &self.projection.key {
             if matches!(cell(column), Cell::Null | Cell::Unavailable) {
                 return Err(Error::Key {
                     view: self.view.clone(),
@@ -432,11 +421,13 @@ impl Evaluator {
         let spare = std::mem::take(&mut self.cells);
         let encoded = if let Some(row_key) = &self.row_key {
             let parts = self
+                .projection
                 .key
                 .iter()
                 .map(|column| (column.sql_type, cell(column)));
             if !row_key.write(parts, &mut self.scratch, &mut self.masked) {
                 let column = self
+                    .projection
                     .key
                     .first()
                     .map(|column| column.name.clone())
@@ -454,7 +445,7 @@ impl Evaluator {
             encoded
         } else {
             let mut fields = recycle(spare);
-            fields.extend(self.key.iter().map(&cell));
+            fields.extend(self.projection.key.iter().map(&cell));
             let encoded = self.key_encoder.encode(&fields, out);
             self.cells = recycle(fields);
             encoded

@@ -45,6 +45,12 @@ impl RecordBatch {
         u32::try_from(index).expect("a batch has fewer than 2^32 topics")
     }
 
+    /// Returns the memory that the records need, in bytes, however much more the batch has room for.
+    #[must_use]
+    pub fn used_bytes(&self) -> usize {
+        self.buffer.len() + self.records.len() * std::mem::size_of::<Record>()
+    }
+
     /// Returns the memory that the batch holds, in bytes, which budgets count.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -51,7 +51,7 @@ use crate::pending::Pending;
 use crate::position::{InputPosition, Progress, VERSION, ViewPosition};
 use crate::shared::Shared;
 use crate::store::{Store, StorePosition};
-use crate::view::{Effects, InputKey, Row, View};
+use crate::view::{InputKey, Row, View};
 
 /// A record of the input.
 #[derive(Clone, Copy)]
@@ -572,14 +572,9 @@ impl<S: Store> Processor<S> {
                 })
             }
         };
-        let mut effects = Effects {
-            store: &self.store,
-            pending: &mut self.pending,
-            out,
-            partition: self.partition,
-            secret: self.secret.as_deref(),
-            shared: &mut self.shared,
-        };
+        let (secret, shared) = (self.secret.as_deref(), &mut self.shared);
+        let (pending, partition) = (&mut self.pending, self.partition);
+        let mut effects = difference::effects(&self.store, pending, out, partition, secret, shared);
         for view in self
             .views
             .iter_mut()

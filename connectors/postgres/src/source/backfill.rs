@@ -31,7 +31,7 @@ use hutong_schemas::position::Lsn;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc};
 
 use super::catalogue::Table;
-use super::chunk::{High, Job, Key, Readable, Rows, Sizer, bytes_of};
+use super::chunk::{High, Job, Key, Readable, Rows, Sizer};
 use super::delivery::COPIES;
 use super::merge::{ChunkId, Merge, Verdict};
 use super::readers::{self, Helper, Jobs, Report};
@@ -278,7 +278,7 @@ impl Backfill {
             };
             merge.read(id, rows.snapshot.clone(), rows.after);
             let count = u64::try_from(rows.batch.records.len()).unwrap_or(u64::MAX);
-            let bytes = bytes_of(&rows.batch);
+            let bytes = rows.batch.used_bytes();
             active.sizer.measured(count, bytes, rows.took);
             let chunk = &mut active.chunks[index];
             let rest = rows.ended_early_at.clone().map(|end| Chunk {

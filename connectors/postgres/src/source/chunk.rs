@@ -198,16 +198,6 @@ impl RowEncoder {
         self.row = recycle(row);
         Ok(())
     }
-
-    /// Returns the memory that the batch needs.
-    pub(crate) fn bytes(&self) -> usize {
-        bytes_of(&self.batch)
-    }
-}
-
-/// Returns the memory that the records of a batch need.
-pub(crate) fn bytes_of(batch: &RecordBatch) -> usize {
-    batch.buffer.len() + batch.records.len() * size_of::<Record>()
 }
 
 /// What the events of read rows say of their source.
@@ -338,7 +328,7 @@ async fn fetch(
             bytes += row.len();
             done += 1;
             encoder.push(plan, row, source)?;
-            if encoder.bytes() >= job.bytes_max {
+            if encoder.batch.used_bytes() >= job.bytes_max {
                 full_at = Some(key_of(plan, row)?);
             }
         }
@@ -346,7 +336,7 @@ async fn fetch(
             return Ok(full_at);
         }
         let row_bytes = (bytes / done.max(1)).max(1);
-        let room = job.bytes_max.saturating_sub(encoder.bytes());
+        let room = job.bytes_max.saturating_sub(encoder.batch.used_bytes());
         let fitting = FETCH_BYTES.min(room) / row_bytes;
         let fitting = i32::try_from(fitting).unwrap_or(FETCH_ROWS_MAX);
         // What comes next may be larger than what came.

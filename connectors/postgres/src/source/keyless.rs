@@ -110,7 +110,7 @@ impl Reading<'_> {
         while let Some(row) = self.client.next_row(&doing).await? {
             encoder.push(&plan, row, &source)?;
             rows += 1;
-            let bytes = encoder.bytes();
+            let bytes = encoder.batch.used_bytes();
             let is_full = bytes >= self.config.batch_bytes_max || !self.delivery.cover(bytes);
             if is_full {
                 if let Some(shown) = self.delivery.progress.table_mut(&name) {

@@ -77,10 +77,7 @@ enum Earlier {
 impl Writer {
     /// Returns the memory in use.
     pub(crate) fn bytes(&self) -> usize {
-        self.batch.buffer.len()
-            + self.batch.records.len() * size_of::<hutong_schemas::batch::Record>()
-            + self.waiting_bytes
-            + self.earlier_bytes
+        self.batch.used_bytes() + self.waiting_bytes + self.earlier_bytes
     }
 
     pub(crate) fn is_empty(&self) -> bool {
