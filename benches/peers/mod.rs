@@ -208,9 +208,11 @@ async fn drained(
     let wanted = base + i64::try_from(records)?;
     let mut end = stand.end(topic)?;
     let (mut reached, mut used) = (first, cpu()?);
+    let mut counted = first;
     loop {
         // Markers of transactions take offsets too, so only silence tells, and the count.
-        if end >= wanted && reached.elapsed() > SILENCE {
+        if end >= wanted && reached.elapsed() > SILENCE && counted.elapsed() > SILENCE {
+            counted = Instant::now();
             let found = echo::count(stand.bootstrap(), topic, base)?;
             ensure!(found <= records, "{found} of {records} records in {topic}");
             if found == records {

@@ -6,7 +6,7 @@ use hutong_schemas::record::{FieldInfo, RecordEncoder};
 use hutong_schemas::sql_type::SqlType;
 use hutong_schemas::table::{Column, DefaultValue};
 
-use crate::condition::{Condition, Truth};
+use crate::condition::{Condition, Screen, Truth};
 use crate::error::Error;
 use crate::mask::{Mask, Masked};
 use crate::plan::{ViewPlan, compile};
@@ -285,6 +285,12 @@ impl Evaluator {
             return Ok(Decision::Hidden);
         }
         self.show(cells, key, value)
+    }
+
+    /// Returns what a row must have to be in the view, where one cell tells it.
+    #[must_use]
+    pub fn screen(&self) -> Option<Screen> {
+        self.condition.as_ref().and_then(Condition::screen)
     }
 
     /// Returns whether the view's condition is TRUE for a row.

@@ -51,6 +51,7 @@ async fn conditions_mean_what_postgresql_means_by_the_same_text() {
     println!("{counts:?}");
     let total = counts.true_ + counts.false_ + counts.unknown;
     assert!(total >= 20_000, "{counts:?}");
+    assert!(counts.left_out >= total / 50, "{counts:?}");
     for share in [counts.true_, counts.false_, counts.unknown] {
         assert!(
             share * 10 >= total,
@@ -64,6 +65,8 @@ struct Counts {
     true_: usize,
     false_: usize,
     unknown: usize,
+    /// Rows that are told from those that are shown without the condition.
+    left_out: usize,
 }
 
 async fn check(database: &Database, rows: &[Vec<Owned>], text: &str, counts: &mut Counts) {
@@ -79,6 +82,14 @@ async fn check(database: &Database, rows: &[Vec<Owned>], text: &str, counts: &mu
             Some(other) => panic!("{text} gave {other}"),
         };
         assert_eq!(condition.evaluate(&cells), expected, "{text}\n{row:?}");
+        let passes = condition
+            .screen()
+            .is_none_or(|screen| screen.lets_pass(&cells));
+        assert!(
+            passes || expected != Truth::True,
+            "left out: {text}\n{row:?}"
+        );
+        counts.left_out += usize::from(!passes);
         match expected {
             Truth::True => counts.true_ += 1,
             Truth::False => counts.false_ += 1,

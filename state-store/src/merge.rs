@@ -1,5 +1,6 @@
 //! Entries of several sources as one, in order: of each key the newest.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::chunk::Chunk;
@@ -66,10 +67,23 @@ impl Cursor {
     }
 }
 
+/// How a key begins: its keyspace, and eight bytes behind that. What differs here need not be looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Beginning(u32, u64);
+
+impl Beginning {
+    fn of(key: Key<'_>) -> Self {
+        let mut bytes = [0; 8];
+        let length = key.key.len().min(bytes.len());
+        bytes[..length].copy_from_slice(&key.key[..length]);
+        Self(key.keyspace, u64::from_be_bytes(bytes))
+    }
+}
+
 /// Goes through all of them.
 pub(crate) struct Merge {
-    /// The newest first.
-    cursors: Vec<Cursor>,
+    /// The newest first, each with how its key begins.
+    cursors: Vec<(Beginning, Cursor)>,
     /// Cursors that are not at their end; the one with the first key last, of equal ones the newest.
     order: Vec<usize>,
 }
@@ -79,7 +93,10 @@ impl Merge {
     pub(crate) fn new(cursors: Vec<Cursor>) -> Self {
         let mut merge = Self {
             order: Vec::with_capacity(cursors.len()),
-            cursors,
+            cursors: cursors
+                .into_iter()
+                .map(|cursor| (Beginning::default(), cursor))
+                .collect(),
         };
         for index in 0..merge.cursors.len() {
             merge.enter(index);
@@ -89,16 +106,15 @@ impl Merge {
 
     /// Puts a cursor where it belongs. Mostly that is where it was.
     fn enter(&mut self, index: usize) {
-        let Some(key) = self.cursors[index].key() else {
+        let (beginning, cursor) = &mut self.cursors[index];
+        let Some(key) = cursor.key() else {
             return;
         };
+        *beginning = Beginning::of(key);
         let mut place = self.order.len();
         while let Some(before) = place.checked_sub(1) {
             let other = self.order[before];
-            let is_first = self.cursors[other]
-                .key()
-                .is_none_or(|other_key| (key, index) < (other_key, other));
-            if is_first {
+            if self.compare(index, other).then(index.cmp(&other)).is_lt() {
                 break;
             }
             place = before;
@@ -106,9 +122,16 @@ impl Merge {
         self.order.insert(place, index);
     }
 
+    /// Compares the keys of two cursors that are not at their end.
+    fn compare(&self, left: usize, right: usize) -> Ordering {
+        let (left, right) = (&self.cursors[left], &self.cursors[right]);
+        let by_beginning = left.0.cmp(&right.0);
+        by_beginning.then_with(|| left.1.key().cmp(&right.1.key()))
+    }
+
     /// Returns the next entry.
     pub(crate) fn entry(&self) -> Option<(Key<'_>, Value<'_>)> {
-        let cursor = &self.cursors[*self.order.last()?];
+        let (_, cursor) = &self.cursors[*self.order.last()?];
         Some((cursor.key()?, cursor.value()))
     }
 
@@ -119,13 +142,13 @@ impl Merge {
         };
         // What older sources say of the same key counts no more.
         while let Some(other) = self.order.last().copied()
-            && self.cursors[other].key() == self.cursors[first].key()
+            && self.compare(other, first).is_eq()
         {
             self.order.pop();
-            self.cursors[other].advance()?;
+            self.cursors[other].1.advance()?;
             self.enter(other);
         }
-        self.cursors[first].advance()?;
+        self.cursors[first].1.advance()?;
         self.enter(first);
         Ok(())
     }

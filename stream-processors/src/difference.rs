@@ -38,7 +38,7 @@ use crate::view::{Effects, Row, View};
 /// How much one part may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes that the batch may hold.
+    /// Bytes that the batch's records may have together.
     pub bytes_max: usize,
     /// Rows or members to look at, whatever comes out. A row is looked at once for each view.
     pub looks_max: u64,
@@ -118,7 +118,7 @@ pub(crate) fn fill<S: Store>(
     let at_once = u64::try_from(group.views.len()).unwrap_or(u64::MAX);
     let (mut looks, mut rows, mut through, mut part) = (0, 0, true, Part::Done);
     store.rows_after(group.cursor.as_deref(), &mut |key, row| {
-        if looks >= limits.looks_max || effects.out.buffer.len() >= limits.bytes_max {
+        if looks >= limits.looks_max || effects.pending.output_bytes >= limits.bytes_max {
             through = false;
             return Ok(false);
         }
@@ -249,7 +249,7 @@ fn remove_members<S: Store>(
     let start = cursor.clone();
     let (mut last, mut looks, mut through) = (cursor, 0, true);
     store.members_after(&id, start.as_deref(), &mut |key, member| {
-        if looks >= limits.looks_max || effects.out.buffer.len() >= limits.bytes_max {
+        if looks >= limits.looks_max || effects.pending.output_bytes >= limits.bytes_max {
             through = false;
             return Ok(false);
         }

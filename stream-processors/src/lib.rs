@@ -19,6 +19,7 @@ mod pending;
 pub mod position;
 pub mod preview;
 pub mod processor;
+mod screens;
 mod shared;
 pub mod store;
 pub mod view;

@@ -9,6 +9,8 @@ use crate::store::KeyHash;
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     pub(crate) rows: HashMap<Vec<u8>, PendingRow, KeyHash>,
+    /// Bytes of the batch's records, also where several records are one piece of memory.
+    pub(crate) output_bytes: usize,
 }
 
 /// A row that was changed.

@@ -49,6 +49,7 @@ use crate::difference::{self, Limits, Part};
 use crate::filter::Filter;
 use crate::pending::Pending;
 use crate::position::{InputPosition, Progress, VERSION, ViewPosition};
+use crate::screens::Screens;
 use crate::shared::Shared;
 use crate::store::{Store, StorePosition};
 use crate::view::{InputKey, Row, View};
@@ -151,6 +152,7 @@ pub struct Processor<S> {
     decoders: Decoders,
     views: Vec<View>,
     shared: Shared,
+    screens: Screens,
     /// Which view's run goes first in the next part.
     turn: usize,
     /// What the last part did.
@@ -243,6 +245,7 @@ impl<S: Store> Processor<S> {
             decoders: Decoders::default(),
             views: Vec::new(),
             shared: Shared::default(),
+            screens: Screens::default(),
             turn: 0,
             last_run: Run::None,
             members_have_rows: position.seq == 0,
@@ -278,6 +281,7 @@ impl<S: Store> Processor<S> {
                 .is_some_and(|stored| stored.seq == self.position.seq);
         let total = self.rows;
         self.shared.clear();
+        self.screens.clear();
         let mut before: BTreeMap<String, View> = std::mem::take(&mut self.views)
             .into_iter()
             .map(|view| (view.task.name.clone(), view))
@@ -573,13 +577,22 @@ impl<S: Store> Processor<S> {
             }
         };
         let (secret, shared) = (self.secret.as_deref(), &mut self.shared);
+        // A row that is not new may have to leave a view that does not show it.
+        let new_row = row.as_ref().map(|(row, _)| row).filter(|row| row.is_new);
+        let screens = match new_row {
+            Some(row) => self.screens.of(row, &mut self.views, secret, shared),
+            None => &[],
+        };
+        let may_change = |index: usize| match (new_row, screens.get(index)) {
+            (Some(row), Some(Some(screen))) => screen.lets_pass(row.cells),
+            _ => true,
+        };
         let (pending, partition) = (&mut self.pending, self.partition);
         let mut effects = difference::effects(&self.store, pending, out, partition, secret, shared);
-        for view in self
-            .views
-            .iter_mut()
-            .filter(|view| view.position.progress.applies_changes())
-        {
+        for (index, view) in self.views.iter_mut().enumerate() {
+            if !may_change(index) || !view.position.progress.applies_changes() {
+                continue;
+            }
             if let Some((row, _)) = &row {
                 view.apply_row(row, head.as_ref(), &mut effects)?;
             } else if let Some(key) = &input_key {
@@ -705,6 +718,12 @@ impl<S: Store> Processor<S> {
     #[must_use]
     pub fn position(&self) -> &InputPosition {
         &self.position
+    }
+
+    /// Returns the bytes of the batch's output: keys, values and headers.
+    #[must_use]
+    pub fn output_bytes(&self) -> usize {
+        self.pending.output_bytes
     }
 
     /// Returns whether nothing was committed for this partition yet.

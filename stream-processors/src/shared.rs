@@ -3,7 +3,10 @@
 //! The views of one table are mostly grants of the same columns under the same masks to different
 //! subscribers, each with a condition of its own. What such a view shows of a row is a function of its
 //! [`Projection`] and the row alone, so the first of them that shows a row keeps what it made, and the
-//! others take it. Conditions are evaluated for each.
+//! others take it. Conditions are evaluated for each. What they write is one piece of the batch, to which
+//! the records of all of them refer.
+
+use std::ops::Range;
 
 use hutong_policies::{Decision, Projection};
 
@@ -29,7 +32,7 @@ pub(crate) struct RowNumber(u64);
 #[derive(Debug)]
 struct Slot {
     projection: Projection,
-    /// How many views have it.
+    /// How many views may show rows by it.
     users: usize,
     /// The row that the rest was made of.
     row: u64,
@@ -43,6 +46,18 @@ pub(crate) struct Made {
     pub(crate) key: Vec<u8>,
     pub(crate) value: Vec<u8>,
     pub(crate) digest: [u8; 16],
+    /// Where it lies in the batch, once a view has written it.
+    pub(crate) written: Option<Written>,
+}
+
+/// Where a record's parts lie in the batch.
+#[derive(Clone, Debug)]
+pub(crate) struct Written {
+    pub(crate) key: Range<usize>,
+    pub(crate) value: Range<usize>,
+    /// The header that names this version of a view's policy.
+    pub(crate) header: Range<usize>,
+    pub(crate) version: u64,
 }
 
 impl Shared {
@@ -71,6 +86,7 @@ impl Shared {
                     key: Vec::new(),
                     value: Vec::new(),
                     digest: [0; 16],
+                    written: None,
                 },
             });
             self.slots.len() - 1
@@ -85,16 +101,21 @@ impl Shared {
         (slot.row == row).then_some(&slot.made)
     }
 
-    /// Keeps what a view has made of the row, for others.
+    /// Returns what was made last of a projection, to note where it was written.
+    pub(crate) fn made_mut(&mut self, SlotId(slot): SlotId) -> &mut Made {
+        &mut self.slots[slot].made
+    }
+
+    /// Keeps what a view has made of the row, for others; returns whether there are any.
     pub(crate) fn keep(
         &mut self,
         SlotId(slot): SlotId,
         RowNumber(row): RowNumber,
         (decision, key, value, digest): (Decision, &[u8], &[u8], [u8; 16]),
-    ) {
+    ) -> bool {
         let slot = &mut self.slots[slot];
         if slot.users < 2 || value.len() > VALUE_BYTES_MAX {
-            return;
+            return false;
         }
         let made = &mut slot.made;
         made.key.clear();
@@ -103,6 +124,8 @@ impl Shared {
         made.value.extend_from_slice(value);
         made.decision = decision;
         made.digest = digest;
+        made.written = None;
         slot.row = row;
+        true
     }
 }

@@ -11,9 +11,9 @@
 //! A batch is applied atomically together with the position that it reflects, after its Kafka
 //! commit. So a store is never ahead of Kafka; if it is behind, it is brought up from there.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -90,8 +90,9 @@ pub struct StorePosition {
     pub rows: Option<u64>,
 }
 
-/// Members of a view by key; `None` removes.
-pub type Members = HashMap<Vec<u8>, Option<Member>, KeyHash>;
+/// Members of a view by key, in the order in which they came, which is often that of their keys; `None`
+/// removes.
+pub type Members = IndexMap<Vec<u8>, Option<Member>, KeyHash>;
 
 /// The hash of keys in memory: seeded, as keys come from outside, and several times as fast as the
 /// standard library's.

@@ -13,8 +13,10 @@
 //! change is followed by the row's deletion, or by a re-reading, or the value would have been found.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
+use hutong_policies::condition::Screen;
 use hutong_policies::{Decision, Evaluator, ViewTask};
 use hutong_schemas::batch::{Record, RecordBatch, empty};
 use hutong_schemas::cell::Cell;
@@ -30,7 +32,7 @@ use crate::filter::Filter;
 use crate::header;
 use crate::pending::Pending;
 use crate::position::{Progress, ViewPosition};
-use crate::shared::{RowNumber, Shared, SlotId};
+use crate::shared::{RowNumber, Shared, SlotId, Written};
 use crate::store::{KeyHash, Member, Members, Store, StoreBatch, ViewId};
 
 /// How long after a batch was begun its records may be appended: waiting for input, memory and the
@@ -82,6 +84,24 @@ struct Scratch {
     header: Vec<u8>,
     /// Of the value.
     digest: [u8; 16],
+    /// Where other views find the row's key and value too; the value may then not be here.
+    shared: Option<SlotId>,
+}
+
+impl Scratch {
+    /// Begins another row.
+    fn begin(&mut self) {
+        self.key.clear();
+        empty(&mut self.value);
+        self.shared = None;
+    }
+}
+
+/// Appends bytes to a buffer and returns where they are.
+fn append(buffer: &mut Vec<u8>, bytes: &[u8]) -> Range<usize> {
+    let start = buffer.len();
+    buffer.extend_from_slice(bytes);
+    start..buffer.len()
 }
 
 /// Where a view's output goes, and what it changes.
@@ -269,7 +289,7 @@ impl View {
         member: Member,
         effects: &mut Effects<'_, S>,
     ) {
-        self.scratch.key.clear();
+        self.scratch.begin();
         self.scratch
             .key
             .extend_from_slice(&wire::prefix(self.task.key_schema_id));
@@ -284,23 +304,14 @@ impl View {
         secret: Option<&[u8]>,
         shared: &mut Shared,
     ) -> Result<Decision, hutong_policies::Error> {
-        self.scratch.key.clear();
-        empty(&mut self.scratch.value);
-        let known = self.evaluators.iter();
-        let known = known
-            .map(|(schema, ..)| *schema)
-            .position(|schema| schema == row.schema);
-        let index = match known {
-            Some(index) => index,
-            None => {
-                let evaluator = Evaluator::of_schema(&self.task, row.schema, row.columns, secret)?;
-                let slot = shared.join(evaluator.projection());
-                self.evaluators.push((row.schema, slot, evaluator));
-                self.evaluators.len() - 1
-            }
-        };
+        self.scratch.begin();
+        let index = self.evaluator(row.schema, row.columns, secret, shared)?;
         let Scratch {
-            key, value, digest, ..
+            key,
+            value,
+            digest,
+            shared: shared_slot,
+            ..
         } = &mut self.scratch;
         let (_, slot, evaluator) = &mut self.evaluators[index];
         if !evaluator.is_in_view(row.cells) {
@@ -311,16 +322,48 @@ impl View {
         }
         if let Some(made) = shared.made(*slot, row.number) {
             key.extend_from_slice(&made.key);
-            value.extend_from_slice(&made.value);
             *digest = made.digest;
+            *shared_slot = Some(*slot);
             return Ok(made.decision);
         }
         let decision = evaluator.show(row.cells, key, value)?;
         if decision == Decision::Visible {
             *digest = self::digest(value);
         }
-        shared.keep(*slot, row.number, (decision, key, value, *digest));
+        let is_kept = shared.keep(*slot, row.number, (decision, key, value, *digest));
+        *shared_slot = is_kept.then_some(*slot);
         Ok(decision)
+    }
+
+    /// Returns what a row of a schema must have to be in the view, where one cell tells it.
+    pub(crate) fn screen(
+        &mut self,
+        schema: SchemaId,
+        columns: &[FieldInfo],
+        secret: Option<&[u8]>,
+        shared: &mut Shared,
+    ) -> Option<Screen> {
+        // Who asks for the row's decision finds the error again, and says it.
+        let index = self.evaluator(schema, columns, secret, shared).ok()?;
+        self.evaluators[index].2.screen()
+    }
+
+    /// Returns the index of the evaluator for rows of a schema.
+    fn evaluator(
+        &mut self,
+        schema: SchemaId,
+        columns: &[FieldInfo],
+        secret: Option<&[u8]>,
+        shared: &mut Shared,
+    ) -> Result<usize, hutong_policies::Error> {
+        let mut known = self.evaluators.iter();
+        if let Some(index) = known.position(|(of, ..)| *of == schema) {
+            return Ok(index);
+        }
+        let evaluator = Evaluator::of_schema(&self.task, schema, columns, secret)?;
+        let slot = shared.join(evaluator.projection());
+        self.evaluators.push((schema, slot, evaluator));
+        Ok(self.evaluators.len() - 1)
     }
 
     fn evaluate_key(
@@ -328,7 +371,7 @@ impl View {
         key: &InputKey<'_>,
         secret: Option<&[u8]>,
     ) -> Result<(), hutong_policies::Error> {
-        self.scratch.key.clear();
+        self.scratch.begin();
         if !self.key_evaluators.contains_key(&key.schema) {
             let evaluator = Evaluator::for_keys(&self.task, key.fields, secret)?;
             self.key_evaluators.insert(key.schema, evaluator);
@@ -391,13 +434,12 @@ impl View {
         value: Option<&[u8]>,
         effects: &mut Effects<'_, S>,
     ) -> Result<bool, Error> {
-        self.scratch.key.clear();
+        self.scratch.begin();
         self.scratch.key.extend_from_slice(key);
         let member = self.member(effects.store)?;
         if member.map(|member| member.digest) != value.map(digest) {
             return Ok(false);
         }
-        self.scratch.value.clear();
         self.scratch
             .value
             .extend_from_slice(value.unwrap_or_default());
@@ -431,7 +473,8 @@ impl View {
         self.position.tombstone_ms.is_some_and(is_over)
     }
 
-    /// Appends a record: the key in the scratch buffer, with the value there or as a tombstone.
+    /// Appends a record: the key in the scratch buffer, with the value there, or the one that other views
+    /// have too, or as a tombstone.
     fn write<S>(
         &mut self,
         with_value: bool,
@@ -444,22 +487,47 @@ impl View {
         if !with_value {
             self.position.tombstone_ms = Some(self.now_ms);
         }
-        header::write(head, self.task.version, &mut self.scratch.header);
-        let out = &mut *effects.out;
-        // At once: growing for a header would double what a large value takes.
+        let version = self.task.version;
+        let mut made = match self.scratch.shared {
+            Some(slot) if with_value => Some(effects.shared.made_mut(slot)),
+            _ => None,
+        };
+        let buffer = &mut effects.out.buffer;
         let Scratch {
             key, value, header, ..
-        } = &self.scratch;
-        let bytes = key.len() + value.len() + header.len();
-        out.buffer.reserve(bytes);
-        let mut append = |bytes: &[u8]| {
-            let start = out.buffer.len();
-            out.buffer.extend_from_slice(bytes);
-            start..out.buffer.len()
+        } = &mut self.scratch;
+        let (key, value, header) = match made.as_ref().and_then(|made| made.written.clone()) {
+            Some(written) if written.version == version => {
+                (written.key, Some(written.value), written.header)
+            }
+            Some(written) => {
+                header::write(head, version, header);
+                let header = append(buffer, header);
+                (written.key, Some(written.value), header)
+            }
+            None => {
+                header::write(head, version, header);
+                let value = with_value.then(|| made.as_ref().map_or(&*value, |made| &made.value));
+                // At once: growing for a header would double what a large value takes.
+                buffer.reserve(key.len() + value.map_or(0, Vec::len) + header.len());
+                (
+                    append(buffer, key),
+                    value.map(|value| append(buffer, value)),
+                    append(buffer, header),
+                )
+            }
         };
-        let key = append(&self.scratch.key);
-        let value = with_value.then(|| append(&self.scratch.value));
-        let header = append(&self.scratch.header);
+        if let (Some(made), Some(value)) = (&mut made, &value) {
+            made.written = Some(Written {
+                key: key.clone(),
+                value: value.clone(),
+                header: header.clone(),
+                version,
+            });
+        }
+        effects.pending.output_bytes +=
+            key.len() + value.as_ref().map_or(0, Range::len) + header.len();
+        let out = &mut *effects.out;
         let is_there = usize::try_from(self.topic_index)
             .ok()
             .and_then(|index| out.topics.get(index))

@@ -721,7 +721,7 @@ fn views_that_come_together_are_filled_together() {
         .to_vec();
     scene.adopt();
     scene.processor.tick(NOW, NOW).unwrap();
-    for _ in 0..6 {
+    for part in 0..6 {
         let mut out = RecordBatch::default();
         let limits = Limits {
             bytes_max: usize::MAX,
@@ -730,6 +730,14 @@ fn views_that_come_together_are_filled_together() {
         difference(&mut scene.processor, &mut out, limits);
         // Whole rows: two of them for each of the three.
         assert!(out.records.len() <= 6);
+        // What they write alike is in the batch once, once it is known who they are, and counts for each.
+        let ranges = out.records.iter().flat_map(|record| {
+            let parts = [&record.key, &record.value, &record.header];
+            parts.into_iter().flatten().map(ExactSizeIterator::len)
+        });
+        let bytes: usize = ranges.sum();
+        assert_eq!(scene.processor.output_bytes(), bytes);
+        assert!(part == 0 || out.buffer.len() * 3 == bytes);
         scene.commit(&out, NOW);
     }
     let filled: Vec<usize> = (0..3).map(|view| scene.rows(view)).collect();

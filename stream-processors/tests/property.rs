@@ -202,6 +202,7 @@ fn neighbours() -> Vec<ViewTask> {
     vec![
         view("clear", 1, SHAPES[0].columns, CONDITIONS[0].0),
         view("clear_too", 1, SHAPES[0].columns, CONDITIONS[1].0),
+        view("clear_newer", 2, SHAPES[0].columns, CONDITIONS[1].0),
         view("clear_and_whole", 1, SHAPES[0].columns, None),
         hidden("hidden"),
         view("hidden_too", 1, SHAPES[1].columns, CONDITIONS[2].0),
@@ -309,7 +310,7 @@ fn play(seed: u64) {
                 let mut out = RecordBatch::default();
                 let next = apply(&mut processor, &table, rng.random_range(0..9), &mut out);
                 let limits = Limits {
-                    bytes_max: out.buffer.len() + rng.random_range(0..200),
+                    bytes_max: processor.output_bytes() + rng.random_range(0..200),
                     looks_max: rng.random_range(1..20),
                 };
                 difference(&mut processor, &mut out, limits);

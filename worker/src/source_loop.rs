@@ -37,8 +37,9 @@ use std::time::{Duration, Instant};
 use hutong_connectors_core::SOURCE_CLASS;
 use hutong_connectors_core::postgres_source::Config;
 use hutong_connectors_core::source::SourceBatch;
+use hutong_connectors_core::spares;
 use hutong_connectors_postgres::source::{self, Connected};
-use hutong_schemas::batch::{RecordBatch, forget_all_spares, forget_spares};
+use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::class::Class;
 use hutong_transport::producer::{Transaction, TransactionalProducer};
 use serde::Deserialize;
@@ -186,8 +187,9 @@ struct Commits<'a> {
 
 impl Drop for Commits<'_> {
     fn drop(&mut self) {
-        // Others that run give back again.
-        forget_all_spares();
+        // Others that run give back again; what a connector that was aborted still gives back, they let
+        // go of.
+        spares::forget_all();
     }
 }
 
@@ -203,10 +205,14 @@ impl Commits<'_> {
         loop {
             tokio::select! {
                 batch = batches.recv() => match batch {
-                    Some(batch) => self.commit(batch).await?,
+                    Some(batch) => if let Err(error) = self.commit(batch).await {
+                        // What it gives back from now on nobody would let go of.
+                        connector.abort_and_wait().await;
+                        return Err(error);
+                    },
                     None => break,
                 },
-                _ = tick.tick() => forget_spares(),
+                now = tick.tick() => spares::forget_old(now.into_std()),
             }
         }
         Ok(connector.finished().await??)
@@ -239,7 +245,7 @@ impl Commits<'_> {
         fail_point::reach("source", step.as_str(), "before", self.owner).await;
         let batches = self.producer.commit(transaction).await?;
         fail_point::reach("source", step.as_str(), "after", self.owner).await;
-        batches.into_iter().for_each(RecordBatch::give_back);
+        batches.into_iter().for_each(spares::give_back);
         drop(permit);
         // The connector may have ended with an error of its own meanwhile.
         self.confirm.send_replace(seq);

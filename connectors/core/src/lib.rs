@@ -21,6 +21,8 @@ pub mod plugin;
 
 pub mod source;
 
+pub mod spares;
+
 mod error_report;
 
 pub use error_report::ErrorReport;

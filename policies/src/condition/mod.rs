@@ -19,6 +19,7 @@
 mod like;
 mod operand;
 mod parse;
+mod screen;
 mod term;
 mod typing;
 
@@ -28,6 +29,7 @@ use hutong_schemas::cell::Cell;
 use hutong_schemas::table::TableSchema;
 
 use like::Pattern;
+pub use screen::Screen;
 use term::{Constant, Domain, Term};
 
 /// A truth value of SQL.
@@ -84,6 +86,12 @@ impl Condition {
     #[must_use]
     pub fn evaluate(&self, cells: &[Cell<'_>]) -> Truth {
         self.root.evaluate(cells)
+    }
+
+    /// Returns what a row must have for the condition to be TRUE, where one cell tells it.
+    #[must_use]
+    pub fn screen(&self) -> Option<Screen> {
+        screen::of(&self.root)
     }
 
     /// Returns the columns that the condition looks at, as indices, each possibly several times.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Processor, count};
 use crate::Error;
+use crate::pending::Pending;
 use crate::position::InputPosition;
 use crate::store::{Store, StoreBatch, StorePosition};
 use crate::view::View;
@@ -73,14 +74,14 @@ impl<S: Store> Processor<S> {
     pub fn aborted(&mut self) {
         (self.position, self.rows) = self.saved.clone();
         self.sealed = None;
-        self.pending.rows.clear();
+        self.pending = Pending::default();
         self.views.iter_mut().for_each(View::aborted);
     }
 
     /// Takes what the batch has changed, and counts the rows once it has entered.
     fn take_batch(&mut self) -> Result<StoreBatch, Error> {
         let mut batch = StoreBatch::default();
-        for (key, changed) in std::mem::take(&mut self.pending.rows) {
+        for (key, changed) in std::mem::take(&mut self.pending).rows {
             let was_there = match changed.was_there {
                 Some(was_there) => was_there,
                 None => self.store.has_row(&key)?,

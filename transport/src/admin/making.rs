@@ -2,7 +2,7 @@
 //! for all of theirs, and each question to a broker costs a round trip, however many topics it is
 //! about.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{NewTopic, TopicReplication};
@@ -68,13 +68,20 @@ impl Admin {
         &self,
         specs: &[TopicSpec],
     ) -> Result<Vec<Result<Ensured, Error>>, Error> {
-        let mut ensured = self.ensure_as_known(specs).await?;
+        let mut made = HashSet::new();
+        let mut ensured = self.ensure_as_known(specs, &mut made).await?;
         let deadline = Instant::now() + SETTLE;
         loop {
             // A broker that is about to forget a topic may still know it and nothing of it.
             let vanishing = (0..specs.len()).filter(|index| is_vanishing(&ensured[*index]));
             let vanishing: Vec<usize> = vanishing.collect();
-            if vanishing.is_empty() || Instant::now() >= deadline {
+            if vanishing.is_empty() {
+                return Ok(ensured);
+            }
+            if Instant::now() >= deadline {
+                for index in vanishing {
+                    ensured[index] = Err(unsettled(&specs[index].name));
+                }
                 return Ok(ensured);
             }
             tokio::time::sleep(LOOK).await;
@@ -82,28 +89,30 @@ impl Admin {
                 .iter()
                 .map(|index| specs[*index].clone())
                 .collect();
-            let again = self.ensure_as_known(&specs).await?;
+            let again = self.ensure_as_known(&specs, &mut made).await?;
             for (index, again) in vanishing.into_iter().zip(again) {
                 ensured[index] = again;
             }
         }
     }
 
+    /// Does it once; `made` is added what is made.
     async fn ensure_as_known(
         &self,
         specs: &[TopicSpec],
+        made: &mut HashSet<String>,
     ) -> Result<Vec<Result<Ensured, Error>>, Error> {
         let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
         let mut found = self.describe_all(&names).await?;
         let absent = |spec: &&TopicSpec| matches!(found.get(&spec.name), Some(Ok(None)));
         let absent: Vec<&TopicSpec> = specs.iter().filter(absent).collect();
-        for (name, made) in self.make(&absent).await? {
-            found.insert(name, made);
+        for (name, info) in self.make(&absent).await? {
+            made.insert(name.clone());
+            found.insert(name, info);
         }
         let usable = found.iter().filter(|(_, info)| matches!(info, Ok(Some(_))));
         let usable = usable.map(|(name, _)| name.clone()).collect();
         let mut configs = self.topic_configs(usable).await?;
-        let is_new = |name: &str| absent.iter().any(|spec| spec.name == name);
         let ensured = specs.iter().map(|spec| {
             let info = match found.remove(&spec.name) {
                 Some(found) => found?,
@@ -115,7 +124,7 @@ impl Admin {
             }
             Ok(Ensured {
                 info,
-                existed: !is_new(&spec.name),
+                existed: !made.contains(&spec.name),
             })
         });
         Ok(ensured.collect())
@@ -196,30 +205,10 @@ impl Admin {
             }
             if Instant::now() >= deadline {
                 for name in waiting.drain(..) {
-                    let error = Error::TimedOut {
-                        operation: "create topic",
-                        subject: name.clone(),
-                        after: SETTLE,
-                    };
+                    let error = unsettled(&name);
                     made.insert(name, Err(error));
                 }
                 break;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        Ok(())
-    }
-
-    /// Waits until a topic that was deleted is not described any more.
-    pub(super) async fn await_oblivion(&self, name: &str, id: &TopicId) -> Result<(), Error> {
-        let deadline = Instant::now() + SETTLE;
-        while self.topic(name).await?.is_some_and(|known| known.id == *id) {
-            if Instant::now() >= deadline {
-                return Err(Error::TimedOut {
-                    operation: "delete topic",
-                    subject: name.to_owned(),
-                    after: SETTLE,
-                });
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -257,6 +246,14 @@ impl Admin {
             Ok(named.collect())
         })
         .await
+    }
+}
+
+fn unsettled(topic: &str) -> Error {
+    Error::TimedOut {
+        operation: "create topic",
+        subject: topic.to_owned(),
+        after: SETTLE,
     }
 }
 

@@ -1,8 +1,8 @@
 //! The transactional producer's calls, with their whole answers, and producing without copying values.
 //!
 //! librdkafka points into the batches instead of copying each value. So batches are lent to
-//! [`NativeProducer`], which gives them back when librdkafka holds no record any more, and keeps them
-//! until its client is gone otherwise.
+//! [`NativeProducer`], which gives them back when it is asked to and librdkafka holds no record any more.
+//! What is never asked for goes with the client.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};

@@ -185,12 +185,16 @@ impl Worker {
 
     /// Commits what it is given until nobody is left who could give more.
     pub(super) fn serve(mut self, commands: &Receiver<Command>) {
+        let mut served = Instant::now();
         loop {
             match commands.recv_timeout(IDLE) {
                 Ok(command) => {
                     self.answer(command);
-                    // Log lines must not pile up, nor take time.
-                    self.native.wrapped().poll(Duration::ZERO);
+                    // Log lines must not pile up, nor take time after each.
+                    if served.elapsed() >= IDLE {
+                        self.serve_events();
+                        served = Instant::now();
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     self.serve_events();
@@ -319,7 +323,12 @@ impl Worker {
             let targets = topics.iter().map(|topic| self.target(topic));
             let targets: Vec<Target> = targets.collect::<Result<_, _>>()?;
             let batch = &self.native.lent()[index];
-            for record in &batch.records {
+            // The library keeps a queue for each partition, and works through one after the other.
+            let mut records: Vec<&BatchRecord> = batch.records.iter().collect();
+            if targets.len() > 1 {
+                records.sort_by_key(|record| record.topic);
+            }
+            for record in records {
                 self.send_record(batch, &targets, record)?;
             }
         }

@@ -66,10 +66,6 @@ impl Batch {
     pub(super) fn is_empty(&self) -> bool {
         self.applied.is_empty() && self.output.records.is_empty()
     }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.applied_bytes.max(self.output.buffer.len())
-    }
 }
 
 /// Returns how much the next part may look at, after one that took this long: half as much if it was
@@ -143,12 +139,17 @@ impl Work {
         })
     }
 
+    /// Returns the size of the batch: of what was read, or of what comes out if that is more.
+    pub(super) fn bytes(&self) -> usize {
+        self.batch.applied_bytes.max(self.processor.output_bytes())
+    }
+
     fn is_full(&self) -> bool {
         let old = self
             .batch
             .began
             .is_some_and(|began| began.elapsed() >= self.limits.age_max);
-        !self.batch.applied.is_empty() && (old || self.batch.bytes() >= self.limits.bytes_max)
+        !self.batch.applied.is_empty() && (old || self.bytes() >= self.limits.bytes_max)
     }
 
     /// Returns whether the next record is one that goes through alone, and there are others before it.
@@ -158,7 +159,7 @@ impl Work {
 
     /// Beyond this a source transaction is cut.
     fn is_far_too_large(&self) -> bool {
-        self.batch.bytes() >= self.limits.bytes_max.saturating_mul(2)
+        self.bytes() >= self.limits.bytes_max.saturating_mul(2)
     }
 
     fn begins_another(&self, transaction: Option<Option<i64>>) -> bool {
@@ -175,7 +176,7 @@ impl Work {
             return Ok(None);
         }
         let limits = Limits {
-            bytes_max: self.batch.output.buffer.len() + self.limits.bytes_max.min(PART_BYTES),
+            bytes_max: self.processor.output_bytes() + self.limits.bytes_max.min(PART_BYTES),
             looks_max: self.looks_max,
         };
         let began = Instant::now();

@@ -62,7 +62,7 @@ impl Attempt {
         read_up_to_ms = read_up_to_ms.min(self.ctx.clock.now_ms());
         let work = self.work.as_mut().expect("no blocking call is under way");
         let run = work.batch.run;
-        let is_alone = work.batch.bytes() > 2 * self.ctx.batch.bytes_max;
+        let is_alone = work.bytes() > 2 * self.ctx.batch.bytes_max;
         let positions = work.processor.positions(next_offset, read_up_to_ms);
         let owner = owner(&self.task);
         let positions = positions

@@ -15,11 +15,11 @@
 //!
 //! # Memory
 //!
-//! At most two chunks per reader are being read or wait to be emitted, or four where these are at most a
-//! quarter of the byte budget. Each has its share of the budget, taken before it is read and never waited
-//! for; only a chunk behind which others wait is read without, in little pieces, because what they hold
-//! may be what others wait for. Where a row is larger than a chunk there is one chunk at a time, with the
-//! share of all copies of a row.
+//! At most two chunks per reader are being read or wait to be emitted, or up to four where those of this
+//! source are at most a quarter of the worker's byte budget. Each has its share of the budget, taken before
+//! it is read and never waited for; only a chunk behind which others wait is read without, in little pieces,
+//! because what they hold may be what others wait for. Where a row is larger than a chunk there is one chunk
+//! at a time, with the share of all copies of a row.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use hutong_connectors_core::ErrorReport;
 use hutong_connectors_core::source::{SnapshotProgress, Step, TableState as Shown};
+use hutong_connectors_core::spares;
 use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::class::{Class, Classified};
 use tokio::time::Instant;
@@ -512,7 +513,7 @@ fn push_tombstone(plan: &TablePlan, key: &[u8], partition: i32, batch: &mut Reco
 fn append(batch: &mut RecordBatch, more: RecordBatch) {
     if batch.records.is_empty() && batch.buffer.is_empty() {
         // Others will follow, for which it would have to grow.
-        let Some(room) = RecordBatch::spare(2 * more.buffer.len()..usize::MAX) else {
+        let Some(room) = spares::take(2 * more.buffer.len()..usize::MAX) else {
             *batch = more;
             return;
         };
@@ -530,5 +531,5 @@ fn append(batch: &mut RecordBatch, more: RecordBatch) {
         }
         batch.records.push(record);
     }
-    more.give_back();
+    spares::give_back(more);
 }

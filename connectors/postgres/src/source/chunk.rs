@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hutong_connectors_core::source::SourceHost;
+use hutong_connectors_core::spares;
 use hutong_schemas::batch::{Record, RecordBatch};
 use hutong_schemas::cell::{Cell, recycle};
 use hutong_schemas::envelope::{EventSource, Op, SnapshotMark};
@@ -174,7 +175,7 @@ impl RowEncoder {
     /// Makes one with room for so many rows and bytes: memory that grows is copied.
     fn with_room(rows: usize, bytes: usize) -> Self {
         Self {
-            batch: RecordBatch::with_room(rows, bytes),
+            batch: spares::with_room(rows, bytes),
             ..Self::default()
         }
     }

@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use hutong_connectors_core::spares;
 use hutong_schemas::batch::RecordBatch;
 use hutong_schemas::cell::{Cell, recycle};
 use hutong_schemas::envelope::{EventSource, Op};
@@ -109,7 +110,7 @@ impl Writer {
         self.scratch.shrink_to(SCRATCH_BYTES_KEPT);
         self.copy.clear();
         self.copy.shrink_to(SCRATCH_BYTES_KEPT);
-        self.batch.replace()
+        spares::replace(&mut self.batch)
     }
 
     /// Writes a new row.
