@@ -61,13 +61,23 @@ pub fn take(bytes: Range<usize>) -> Option<RecordBatch> {
 }
 
 /// Takes a batch away, and leaves an empty one with room for as much: mostly the next is as large, and
-/// memory that grows is copied.
+/// memory that grows is copied. It may be much larger; who then has nothing to do lets go of it by
+/// [`rest`].
 #[must_use]
 pub fn replace(batch: &mut RecordBatch) -> RecordBatch {
     let bytes = batch.buffer.len();
     let room = if bytes > KEPT_BYTES { 0 } else { bytes };
-    let next = with_room(batch.records.len(), room);
+    let spare = take(room..SPARE_BYTES.end);
+    let next = spare.unwrap_or_else(|| allocate(batch.records.len(), room));
     std::mem::replace(batch, next)
+}
+
+/// Gives the memory of a batch back that is empty, and may be so for long.
+pub fn rest(batch: &mut RecordBatch) {
+    let is_large = batch.buffer.capacity() >= SPARE_BYTES.start;
+    if is_large && batch.buffer.is_empty() && batch.records.is_empty() {
+        give_back(std::mem::take(batch));
+    }
 }
 
 /// Gives the memory of a batch back that is of no more use.
@@ -127,11 +137,15 @@ mod tests {
         assert!(take(6 << 20..12 << 20).is_none());
         assert!(take(2 << 20..3 << 20).is_none());
 
-        // The one of five stays where it is: it is more than twice as large as what is asked for.
-        let mut two = batch(2 << 20);
-        assert_eq!(replace(&mut two).buffer.len(), 2 << 20);
-        assert!(two.buffer.is_empty());
-        assert!((2 << 20..4 << 20).contains(&two.buffer.capacity()));
+        let mut resting = batch(2 << 20);
+        assert_eq!(replace(&mut resting).buffer.len(), 2 << 20);
+        assert!(resting.buffer.capacity() >= 5 << 20, "what is there");
+        resting.buffer.push(7);
+        rest(&mut resting);
+        assert!(!resting.buffer.is_empty(), "it is in use");
+        resting.clear();
+        rest(&mut resting);
+        assert_eq!(resting.buffer.capacity(), 0);
 
         let before = Instant::now();
         let batches: Vec<_> = (0..10).map(|_| batch(4 << 20)).collect();

@@ -532,6 +532,9 @@ impl Streaming {
         self.look_at_visible().await;
         self.show_if_due();
         self.look_for_silent_changes().await?;
+        if self.delivery.is_settled() {
+            self.changes.writer.rest();
+        }
         self.advance_idle().await
     }
 

@@ -85,6 +85,11 @@ impl Writer {
         self.batch.records.is_empty()
     }
 
+    /// Lets go of memory that is of no use while nothing comes.
+    pub(crate) fn rest(&mut self) {
+        spares::rest(&mut self.batch);
+    }
+
     /// Takes the records from `first` on back: of a change that cannot become an event.
     pub(crate) fn take_back(&mut self, first: usize) {
         self.batch.records.truncate(first);
