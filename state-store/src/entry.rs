@@ -31,6 +31,17 @@ impl Ord for Key<'_> {
     }
 }
 
+/// Returns how a key begins, as a number that orders keys as far as it differs: a look at the keys
+/// themselves is seldom needed then.
+#[must_use]
+pub fn beginning(key: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    for (byte, of_key) in word.iter_mut().zip(key) {
+        *byte = *of_key;
+    }
+    u64::from_be_bytes(word)
+}
+
 /// An entry that was read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry<'a> {

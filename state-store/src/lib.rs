@@ -26,5 +26,6 @@ mod merge;
 mod run;
 mod store;
 
+pub use entry::beginning;
 pub use error::Error;
 pub use store::{Batch, Keys, Keyspace, Store};

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::chunk::Chunk;
-use crate::entry::Key;
+use crate::entry::{self, Key};
 use crate::error::Error;
 use crate::run::{Run, RunCursor, Value};
 
@@ -67,16 +67,13 @@ impl Cursor {
     }
 }
 
-/// How a key begins: its keyspace, and eight bytes behind that. What differs here need not be looked at.
+/// How a key begins behind its keyspace. What differs here need not be looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Beginning(u32, u64);
 
 impl Beginning {
     fn of(key: Key<'_>) -> Self {
-        let mut bytes = [0; 8];
-        let length = key.key.len().min(bytes.len());
-        bytes[..length].copy_from_slice(&key.key[..length]);
-        Self(key.keyspace, u64::from_be_bytes(bytes))
+        Self(key.keyspace, entry::beginning(key.key))
     }
 }
 

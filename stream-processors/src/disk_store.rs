@@ -111,15 +111,8 @@ fn view_of(keyspace: &str) -> Option<ViewId> {
 fn in_order<'a, V>(
     entries: impl Iterator<Item = (&'a [u8], V)>,
 ) -> impl Iterator<Item = (&'a [u8], V)> {
-    let begin = |key: &[u8]| {
-        let mut word = [0; 8];
-        for (byte, of_key) in word.iter_mut().zip(key) {
-            *byte = *of_key;
-        }
-        u64::from_be_bytes(word)
-    };
     let mut entries: Vec<_> = entries
-        .map(|(key, value)| (begin(key), key, value))
+        .map(|(key, value)| (state_store::beginning(key), key, value))
         .collect();
     entries.sort_by(|left, right| (left.0, left.1).cmp(&(right.0, right.1)));
     entries.into_iter().map(|(_, key, value)| (key, value))
