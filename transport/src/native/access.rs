@@ -15,7 +15,7 @@ use sys::rd_kafka_ResourcePatternType_t as Pattern;
 use sys::rd_kafka_ResourceType_t as Resource;
 use sys::rd_kafka_admin_op_t as Request;
 
-use super::topics::{AnswerQueue, Options};
+use super::request::request;
 use super::{copy_failure, text};
 use crate::error::Failure;
 
@@ -141,16 +141,11 @@ pub(crate) fn allow_read<C: ClientContext>(
     // SAFETY: the client is borrowed for the call; the entries are copied by the request; what the
     // answer lends is copied while it lives.
     unsafe {
-        let queue = AnswerQueue::new(client);
-        let options = Options::new(client, Request::RD_KAFKA_ADMIN_OP_CREATEACLS, timeout);
-        sys::rd_kafka_CreateAcls(
-            client,
-            pointers.as_mut_ptr(),
-            pointers.len(),
-            options.as_ptr(),
-            queue.as_ptr(),
-        );
-        let answer = queue.wait(timeout + Duration::from_secs(1))?;
+        let operation = Request::RD_KAFKA_ADMIN_OP_CREATEACLS;
+        let (array, length) = (pointers.as_mut_ptr(), pointers.len());
+        let answer = request(client, operation, timeout, |options, queue| {
+            sys::rd_kafka_CreateAcls(client, array, length, options, queue);
+        })?;
         let result = sys::rd_kafka_event_CreateAcls_result(answer.as_ptr());
         let mut count = 0;
         let results = sys::rd_kafka_CreateAcls_result_acls(result, &raw mut count);
@@ -176,16 +171,11 @@ pub(crate) fn revoke<C: ClientContext>(
     let client = client.native_ptr();
     // SAFETY: as in `allow_read`.
     unsafe {
-        let queue = AnswerQueue::new(client);
-        let options = Options::new(client, Request::RD_KAFKA_ADMIN_OP_DELETEACLS, timeout);
-        sys::rd_kafka_DeleteAcls(
-            client,
-            pointers.as_mut_ptr(),
-            pointers.len(),
-            options.as_ptr(),
-            queue.as_ptr(),
-        );
-        let answer = queue.wait(timeout + Duration::from_secs(1))?;
+        let operation = Request::RD_KAFKA_ADMIN_OP_DELETEACLS;
+        let (array, length) = (pointers.as_mut_ptr(), pointers.len());
+        let answer = request(client, operation, timeout, |options, queue| {
+            sys::rd_kafka_DeleteAcls(client, array, length, options, queue);
+        })?;
         let result = sys::rd_kafka_event_DeleteAcls_result(answer.as_ptr());
         let (mut count, mut removed) = (0, 0);
         let responses = sys::rd_kafka_DeleteAcls_result_responses(result, &raw mut count);
@@ -215,10 +205,10 @@ pub(crate) fn principals<C: ClientContext>(
     let client = client.native_ptr();
     // SAFETY: as in `allow_read`.
     unsafe {
-        let queue = AnswerQueue::new(client);
-        let options = Options::new(client, Request::RD_KAFKA_ADMIN_OP_DESCRIBEACLS, timeout);
-        sys::rd_kafka_DescribeAcls(client, filter.0.as_ptr(), options.as_ptr(), queue.as_ptr());
-        let answer = queue.wait(timeout + Duration::from_secs(1))?;
+        let operation = Request::RD_KAFKA_ADMIN_OP_DESCRIBEACLS;
+        let answer = request(client, operation, timeout, |options, queue| {
+            sys::rd_kafka_DescribeAcls(client, filter.0.as_ptr(), options, queue);
+        })?;
         let result = sys::rd_kafka_event_DescribeAcls_result(answer.as_ptr());
         let mut count = 0;
         let entries = sys::rd_kafka_DescribeAcls_result_acls(result, &raw mut count);

@@ -11,8 +11,8 @@ use rdkafka::client::Client;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka_sys as sys;
 
+use super::request::{lent, request};
 use super::text;
-use super::topics::{AnswerQueue, Options};
 use crate::error::Failure;
 
 /// The configuration of one topic, by Kafka's names, or why it has none.
@@ -54,29 +54,18 @@ pub(crate) fn describe_all<C: ClientContext>(
     // SAFETY: the client is borrowed for the call; the resources are copied by the request; what the
     // answer lends is copied while it lives, from an array as long as it says.
     unsafe {
-        let queue = AnswerQueue::new(client);
         let operation = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS;
-        let options = Options::new(client, operation, timeout);
-        sys::rd_kafka_DescribeConfigs(
-            client,
-            pointers.as_mut_ptr(),
-            pointers.len(),
-            options.as_ptr(),
-            queue.as_ptr(),
-        );
-        // The request's own timeout fires first and says more than ours.
-        let answer = queue.wait(timeout + Duration::from_secs(1))?;
+        let (array, length) = (pointers.as_mut_ptr(), pointers.len());
+        let answer = request(client, operation, timeout, |options, queue| {
+            sys::rd_kafka_DescribeConfigs(client, array, length, options, queue);
+        })?;
         let result = sys::rd_kafka_event_DescribeConfigs_result(answer.as_ptr());
         if result.is_null() {
             return Err(Failure::of(RDKafkaErrorCode::Fail));
         }
         let mut count = 0;
         let found = sys::rd_kafka_DescribeConfigs_result_resources(result, &raw mut count);
-        if found.is_null() {
-            return Ok(Vec::new());
-        }
-        let found = std::slice::from_raw_parts(found, count);
-        let described = found.iter().map(|resource| {
+        let described = lent(found, count).iter().map(|resource| {
             let name = text(sys::rd_kafka_ConfigResource_name(*resource));
             (name, config(*resource))
         });
@@ -100,11 +89,7 @@ unsafe fn config(resource: *const sys::rd_kafka_ConfigResource_t) -> Config {
         }
         let mut count = 0;
         let entries = sys::rd_kafka_ConfigResource_configs(resource, &raw mut count);
-        if entries.is_null() {
-            return Ok(BTreeMap::new());
-        }
-        let entries = std::slice::from_raw_parts(entries, count);
-        let valued = entries.iter().filter_map(|entry| {
+        let valued = lent(entries, count).iter().filter_map(|entry| {
             let value = sys::rd_kafka_ConfigEntry_value(*entry);
             let name = || text(sys::rd_kafka_ConfigEntry_name(*entry));
             (!value.is_null()).then(|| (name(), text(value)))

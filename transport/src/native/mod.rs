@@ -14,6 +14,7 @@ pub(crate) mod access;
 pub(crate) mod configs;
 pub(crate) mod fetch;
 pub(crate) mod log;
+mod request;
 pub(crate) mod topics;
 pub(crate) mod transaction;
 

@@ -1,119 +1,15 @@
 //! Topic ids, which the wrapper's administrative client does not know.
 
 use std::collections::HashSet;
-use std::ffi::{CString, c_char, c_int};
-use std::ptr::NonNull;
+use std::ffi::{CString, c_char};
 use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka_sys as sys;
 
+use super::request::{lent, request};
 use super::{copy_failure, text};
 use crate::error::Failure;
-
-/// A queue of our own, for the answer to one request.
-pub(super) struct AnswerQueue(NonNull<sys::rd_kafka_queue_t>);
-
-impl AnswerQueue {
-    /// # Safety
-    ///
-    /// `client` is valid and outlives the queue.
-    pub(super) unsafe fn new(client: *mut sys::rd_kafka_t) -> Self {
-        // SAFETY: the caller vouches for the client; the function never returns null.
-        let queue = unsafe { sys::rd_kafka_queue_new(client) };
-        Self(NonNull::new(queue).expect("rd_kafka_queue_new aborts rather than return null"))
-    }
-
-    pub(super) fn as_ptr(&self) -> *mut sys::rd_kafka_queue_t {
-        self.0.as_ptr()
-    }
-
-    /// Waits for the answer; errors of the request as a whole are failures.
-    pub(super) fn wait(&self, timeout: Duration) -> Result<Answer, Failure> {
-        let timeout_ms = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
-        // SAFETY: the queue is valid until drop; the event is ours or null.
-        let event = unsafe { sys::rd_kafka_queue_poll(self.as_ptr(), timeout_ms) };
-        let Some(event) = NonNull::new(event) else {
-            return Err(Failure::of(RDKafkaErrorCode::OperationTimedOut));
-        };
-        let answer = Answer(event);
-        // SAFETY: the event is valid until dropped.
-        let (code, message) = unsafe {
-            (
-                RDKafkaErrorCode::from(sys::rd_kafka_event_error(event.as_ptr())),
-                text(sys::rd_kafka_event_error_string(event.as_ptr())),
-            )
-        };
-        if code == RDKafkaErrorCode::NoError {
-            Ok(answer)
-        } else {
-            Err(Failure::described(code, message))
-        }
-    }
-}
-
-impl Drop for AnswerQueue {
-    fn drop(&mut self) {
-        // SAFETY: ours, given back once. A late answer is dropped with it.
-        unsafe { sys::rd_kafka_queue_destroy(self.as_ptr()) };
-    }
-}
-
-/// The event that carries an answer.
-pub(super) struct Answer(NonNull<sys::rd_kafka_event_t>);
-
-impl Answer {
-    pub(super) fn as_ptr(&self) -> *mut sys::rd_kafka_event_t {
-        self.0.as_ptr()
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        // SAFETY: ours, given back once.
-        unsafe { sys::rd_kafka_event_destroy(self.as_ptr()) };
-    }
-}
-
-/// Options with a timeout for one kind of request.
-pub(super) struct Options(NonNull<sys::rd_kafka_AdminOptions_t>);
-
-impl Options {
-    /// # Safety
-    ///
-    /// `client` is valid and outlives the options.
-    pub(super) unsafe fn new(
-        client: *mut sys::rd_kafka_t,
-        operation: sys::rd_kafka_admin_op_t,
-        timeout: Duration,
-    ) -> Self {
-        let timeout_ms = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
-        let mut reason: [c_char; 128] = [0; 128];
-        // SAFETY: the caller vouches for the client; the reason stays within its buffer. A timeout
-        // that librdkafka does not like leaves its own default, which is one minute.
-        unsafe {
-            let options = sys::rd_kafka_AdminOptions_new(client, operation);
-            sys::rd_kafka_AdminOptions_set_request_timeout(
-                options,
-                timeout_ms,
-                reason.as_mut_ptr(),
-                reason.len(),
-            );
-            Self(NonNull::new(options).expect("the kind of request is one that librdkafka knows"))
-        }
-    }
-
-    pub(super) fn as_ptr(&self) -> *mut sys::rd_kafka_AdminOptions_t {
-        self.0.as_ptr()
-    }
-}
-
-impl Drop for Options {
-    fn drop(&mut self) {
-        // SAFETY: ours, given back once.
-        unsafe { sys::rd_kafka_AdminOptions_destroy(self.as_ptr()) };
-    }
-}
 
 /// A topic's id, as Kafka's own tools print it, and its number of partitions.
 #[derive(Clone, Debug)]
@@ -153,29 +49,20 @@ unsafe fn describe_raw(
     // their last use, and the names outlive the collection, which copies them; what the answer lends
     // is copied while the answer lives, from an array as long as it says.
     unsafe {
-        let queue = AnswerQueue::new(client);
-        let options = Options::new(
-            client,
-            sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
-            timeout,
-        );
-        let collection =
-            sys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
-        sys::rd_kafka_DescribeTopics(client, collection, options.as_ptr(), queue.as_ptr());
-        sys::rd_kafka_TopicCollection_destroy(collection);
-        // The request's own timeout fires first and says more than ours.
-        let answer = queue.wait(timeout + Duration::from_secs(1))?;
+        let operation = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
+        let answer = request(client, operation, timeout, |options, queue| {
+            let collection =
+                sys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
+            sys::rd_kafka_DescribeTopics(client, collection, options, queue);
+            sys::rd_kafka_TopicCollection_destroy(collection);
+        })?;
         let result = sys::rd_kafka_event_DescribeTopics_result(answer.as_ptr());
         if result.is_null() {
             return Err(Failure::of(RDKafkaErrorCode::Fail));
         }
         let mut count = 0;
         let found = sys::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
-        if found.is_null() {
-            return Ok(Vec::new());
-        }
-        let found = std::slice::from_raw_parts(found, count);
-        let described = found.iter().map(|description| {
+        let described = lent(found, count).iter().map(|description| {
             let name = text(sys::rd_kafka_TopicDescription_name(*description));
             (name, answered(*description))
         });
