@@ -276,7 +276,7 @@ impl Backfill {
             let Some(index) = active.chunks.iter().position(|chunk| chunk.id == id) else {
                 continue;
             };
-            merge.read(id, rows.snapshot.clone(), rows.after);
+            merge.read(id, rows.at.clone());
             let count = u64::try_from(rows.batch.records.len()).unwrap_or(u64::MAX);
             let bytes = rows.batch.used_bytes();
             active.sizer.measured(count, bytes, rows.took);

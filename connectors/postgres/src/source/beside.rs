@@ -253,6 +253,9 @@ impl Streaming {
         }
         self.changes.rows_wait = false;
         let passed = self.changes.position().lsn;
+        if let Some(merge) = &mut self.changes.merge {
+            merge.settle(passed);
+        }
         let mut room = self.config.batch_bytes_max;
         loop {
             let bytes = closed.batch.buffer.len();

@@ -20,7 +20,7 @@ use super::catalogue::{self, Kind, Row, Table};
 use super::client;
 use super::connect::AnyClient;
 use super::error::Error;
-use super::merge::ChunkId;
+use super::merge::{ChunkId, ReadAt};
 use super::sql;
 use super::streaming::now_us;
 use super::table_plan::TablePlan;
@@ -76,9 +76,7 @@ pub(crate) enum High {
 #[derive(Debug)]
 pub(crate) struct Rows {
     pub(crate) batch: RecordBatch,
-    pub(crate) snapshot: Visible,
-    /// The end of the log after the read.
-    pub(crate) after: Lsn,
+    pub(crate) at: ReadAt,
     /// The last row's key, if the chunk ended early.
     pub(crate) ended_early_at: Option<Key>,
     pub(crate) took: Duration,
@@ -235,8 +233,7 @@ pub(crate) async fn read(
     );
     let rows = client.query(&doing, &query).await?;
     let row = rows.into_iter().next().unwrap_or_default();
-    let snapshot = Visible::of_row(&row)
-        .ok_or_else(|| Error::Protocol("a snapshot that cannot be read".to_owned()))?;
+    let snapshot = visible(&row)?;
     let lsn = Row(row).parse(2)?;
     host.reached("source-chunk-snapshot").await;
     let low = job.low.clone();
@@ -257,26 +254,32 @@ pub(crate) async fn read(
     let mut encoder = RowEncoder::with_room(rows, bytes.min(job.bytes_max));
     let source = source_of_rows(lsn);
     let ended_early_at = fetch(client, &query, job, &source, &mut encoder).await?;
-    let after = end(client, &doing).await?;
-    check_same_columns(client, &doing, &table).await?;
+    let (seen, after) = end(client, &doing, &table).await?;
     Ok(Rows {
         batch: encoder.batch,
-        snapshot,
-        after,
+        at: ReadAt {
+            snapshot,
+            seen,
+            after,
+        },
         ended_early_at,
         took: began.elapsed(),
         permit: job.permit.take(),
     })
 }
 
+/// Ends the transaction, and returns what is visible after that and the end of the log then. It is
+/// committed, not rolled back: what reading wrote to the log (pruned pages) is then flushed soon, and an
+/// idle server's stream passes it.
+///
 /// Rows are read by names, and a column is its number: one whose name was given to another column is
-/// not ours to read. Looked at after the read, with a snapshot of now: numbers never come back, so
+/// not ours to read. That is looked at after the read, with a snapshot of now: numbers never come back, so
 /// what has the names now had them during the read.
-async fn check_same_columns(
+async fn end(
     client: &mut AnyClient,
     doing: &str,
     table: &Readable,
-) -> Result<(), Error> {
+) -> Result<(Visible, Lsn), Error> {
     let schema = &table.plan.schema;
     let columns: Vec<_> = schema
         .columns
@@ -284,25 +287,34 @@ async fn check_same_columns(
         .map(|column| format!("({}, {})", sql::literal(&column.name), column.attnum))
         .collect();
     let query = format!(
-        "SELECT count(*) = {} AND coalesce(to_regclass({})::oid = {oid}, false) \
+        "COMMIT; SELECT {}, {END_OF_LOG}, current_setting('wal_block_size'), \
+         count(*) = {} AND coalesce(to_regclass({})::oid = {oid}, false) \
          FROM pg_catalog.pg_attribute WHERE attrelid = {oid} AND NOT attisdropped \
          AND (attname::text, attnum::int) IN ({})",
+        visibility::COLUMNS,
         columns.len(),
         sql::literal(&sql::table(&schema.id)),
         columns.join(", "),
         oid = table.oid,
     );
     let rows = client.query(doing, &query).await?;
-    if Row(rows.into_iter().next().unwrap_or_default()).flag(0)? {
-        return Ok(());
+    let row = rows.into_iter().next().unwrap_or_default();
+    let seen = visible(&row)?;
+    let row = Row(row);
+    if !row.flag(4)? {
+        return Err(Error::Definite {
+            message: format!(
+                "table {} changed while it was read: not all of its columns are those that they were",
+                schema.id
+            ),
+            hint: None,
+        });
     }
-    Err(Error::Definite {
-        message: format!(
-            "table {} changed while it was read: not all of its columns are those that they were",
-            schema.id
-        ),
-        hint: None,
-    })
+    Ok((seen, before_page_header(row.parse(2)?, row.parse(3)?)))
+}
+
+fn visible(row: &[Option<String>]) -> Result<Visible, Error> {
+    Visible::of_row(row).ok_or_else(|| Error::Protocol("a snapshot that cannot be read".to_owned()))
 }
 
 async fn fetch(
@@ -372,15 +384,6 @@ const IN_ORDER: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = 
 /// Where the log ends: on a standby, where what is visible ends.
 pub(crate) const END_OF_LOG: &str = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
      ELSE pg_current_wal_insert_lsn() END";
-
-/// Ends the transaction and returns the end of the log. It is committed, not rolled back: what reading
-/// wrote to the log (pruned pages) is then flushed soon, and an idle server's stream passes it.
-async fn end(client: &mut AnyClient, doing: &str) -> Result<Lsn, Error> {
-    let query = format!("SELECT {END_OF_LOG}, current_setting('wal_block_size'); COMMIT");
-    let rows = client.query(doing, &query).await?;
-    let row = Row(rows.into_iter().next().unwrap_or_default());
-    Ok(before_page_header(row.parse(0)?, row.parse(1)?))
-}
 
 /// The place for the next record at the beginning of a page lies behind the page's header, which is
 /// not written before the record is: an idle server never says that it has passed it. No record

@@ -17,12 +17,15 @@
 //!
 //! # The rule, and why it is right
 //!
-//! A chunk is read in a snapshot S; A is the end of the log after that. It is emitted once all
-//! transactions with a commit record before A have been streamed, without the keys that a transaction
+//! A chunk is read in a snapshot S; E is a snapshot after that, and A the end of the log after E. It is
+//! emitted once all transactions with a commit record before A have been streamed, or once an earlier
+//! chunk was emitted so whose E saw all that this one's sees; and without the keys that a transaction
 //! not seen by S has touched.
 //!
-//! - Of a transaction that S sees, the record lies before A, so its events come before the rows, and
-//!   the rows hold what it did or something newer.
+//! - Of a transaction that S sees, or whose change of the table the read met, E sees it and the record
+//!   lies before A, so its events come before the rows, and the rows hold what it did or something newer.
+//!   The earlier chunk spares an idle server's readers the wait until what they themselves wrote to the
+//!   log (pruned pages) is flushed, which nobody hurries with.
 //! - A transaction that S does not see and that was streamed after the chunk was *opened* (which is
 //!   before the read) has its keys noted, and they are taken out: its events are newer than the rows.
 //! - One that S does not see and that began to be streamed before the chunk was opened has left no
@@ -71,6 +74,8 @@ pub(crate) struct Merge {
     /// Number of transactions streamed so far.
     count: u64,
     windows: BTreeMap<ChunkId, Window>,
+    /// The newest snapshot known to see nothing but what was streamed, and the place that showed it.
+    settled: Option<(Lsn, Visible)>,
 }
 
 #[derive(Debug)]
@@ -91,10 +96,15 @@ struct Window {
     is_spoiled: bool,
 }
 
-#[derive(Debug)]
-struct ReadAt {
-    snapshot: Visible,
-    after: Lsn,
+/// When a chunk was read.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadAt {
+    /// What the rows were read in.
+    pub(crate) snapshot: Visible,
+    /// What was visible after that.
+    pub(crate) seen: Visible,
+    /// The end of the log after that.
+    pub(crate) after: Lsn,
 }
 
 #[derive(Debug, Default)]
@@ -178,20 +188,40 @@ impl Merge {
         }
     }
 
-    /// A chunk was read in a snapshot; `after` is the end of the log after that.
-    pub(crate) fn read(&mut self, chunk: ChunkId, snapshot: Visible, after: Lsn) {
+    /// A chunk was read.
+    pub(crate) fn read(&mut self, chunk: ChunkId, at: ReadAt) {
         if let Some(window) = self.windows.get_mut(&chunk) {
+            let snapshot = &at.snapshot;
             window.touched.retain(|xid, _| !snapshot.sees(*xid));
             window.is_spoiled |= self
                 .streamed
                 .iter()
                 .any(|(xid, streamed)| streamed.number <= window.opened && !snapshot.sees(*xid));
-            self.note_seen(&snapshot);
-            if let Some(window) = self.windows.get_mut(&chunk) {
-                window.read = Some(ReadAt { snapshot, after });
-            }
+            window.read = Some(at.clone());
+            self.note_seen(&at.snapshot);
         }
         self.prune();
+    }
+
+    /// All transactions with a commit record before `passed` have been streamed: so has all that the
+    /// chunks which waited for that see.
+    pub(crate) fn settle(&mut self, passed: Lsn) {
+        let reads = self
+            .windows
+            .values()
+            .filter_map(|window| window.read.as_ref());
+        let newest = reads
+            .filter(|read| read.after <= passed)
+            .max_by_key(|read| read.after);
+        let known = self.settled.as_ref().map(|(after, _)| *after);
+        if let Some(read) = newest.filter(|read| known < Some(read.after)) {
+            self.settled = Some((read.after, read.seen.clone()));
+        }
+    }
+
+    fn is_settled(&self, seen: &Visible) -> bool {
+        let mut settled = self.settled.iter();
+        settled.any(|(_, settled)| settled.sees_all_of(seen))
     }
 
     /// A snapshot was taken for nothing but this.
@@ -224,14 +254,15 @@ impl Merge {
         };
         match &window.read {
             Some(_) if window.is_spoiled => Verdict::ReadAgain,
-            Some(read) if passed >= read.after => Verdict::Emit,
+            Some(read) if passed >= read.after || self.is_settled(&read.seen) => Verdict::Emit,
             _ => Verdict::Wait,
         }
     }
 
-    /// Returns the place that the stream must pass before a chunk can be emitted.
+    /// Returns the place that the stream must pass before a chunk can be emitted, if it waits for that.
     pub(crate) fn waits_for(&self, chunk: ChunkId) -> Option<Lsn> {
-        Some(self.windows.get(&chunk)?.read.as_ref()?.after)
+        let read = self.windows.get(&chunk)?.read.as_ref()?;
+        (!self.is_settled(&read.seen)).then_some(read.after)
     }
 
     /// Returns whether an event newer than a row of the chunk has been streamed.

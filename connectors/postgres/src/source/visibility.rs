@@ -59,6 +59,15 @@ impl Visible {
         precedes(xid, self.xmax) && !self.running.contains(&xid)
     }
 
+    /// Returns whether this snapshot surely sees every transaction that `other` sees.
+    pub(crate) fn sees_all_of(&self, other: &Self) -> bool {
+        // A standby's snapshot sees more than it says.
+        !self.on_standby
+            && !other.on_standby
+            && self.xmax == other.xmax
+            && self.running.iter().all(|xid| other.running.contains(xid))
+    }
+
     /// Returns whether every transaction that ran when `earlier` was taken has ended.
     pub(crate) fn is_past(&self, earlier: &Self) -> bool {
         if self.on_standby || earlier.on_standby {
@@ -106,6 +115,24 @@ mod tests {
         assert!(!visible.sees(4_294_967_295));
         assert!(visible.sees(4));
         assert!(!visible.sees(5));
+    }
+
+    #[test]
+    fn a_snapshot_sees_all_of_another_where_nothing_has_ended_between_them() {
+        let sees_all = |settled: &str, other: &str| {
+            let [settled, other] =
+                [settled, other].map(|text| Visible::parse(text, false).unwrap());
+            settled.sees_all_of(&other)
+        };
+        assert!(sees_all("10:20:10,15", "10:20:10,15"));
+        assert!(sees_all("15:20:15", "10:20:10,15"), "it saw one more");
+        assert!(!sees_all("10:20:10,15", "15:20:15"), "one has ended");
+        assert!(
+            !sees_all("10:20:10,15", "10:21:10,15"),
+            "one has come and ended"
+        );
+        let on_standby = Visible::parse("10:20:", true).unwrap();
+        assert!(!on_standby.sees_all_of(&on_standby));
     }
 
     #[test]
