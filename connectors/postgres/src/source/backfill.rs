@@ -97,7 +97,7 @@ struct Chunk {
 enum ChunkState {
     Planned,
     BeingRead,
-    Read(Rows),
+    Read(Box<Rows>),
 }
 
 /// What can be done next.
@@ -287,7 +287,7 @@ impl Backfill {
                 high: std::mem::replace(&mut chunk.high, High::At(Some(end))),
                 state: ChunkState::Planned,
             });
-            chunk.state = ChunkState::Read(rows);
+            chunk.state = ChunkState::Read(Box::new(rows));
             if let Some(rest) = rest {
                 self.next_chunk += 1;
                 active.chunks.insert(index + 1, rest);
@@ -467,7 +467,7 @@ impl Backfill {
             return Some(Done {
                 table: Arc::clone(&active.table),
                 id: chunk.id,
-                rows,
+                rows: *rows,
                 end,
             });
         }
