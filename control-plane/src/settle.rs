@@ -128,9 +128,7 @@ impl Settler {
         if !has_let_go && !self.is_due(&key, rows) {
             return Ok(());
         }
-        if !self.is_deleted(&closed.topic).await? {
-            return Ok(());
-        }
+        self.app.admin.delete_topic(&closed.topic).await?;
         // Whoever led before may have granted it in the last moment.
         self.take_away(closed).await?;
         generations::forget(db, closed).await?;
@@ -138,13 +136,6 @@ impl Settler {
         self.withdrawn.remove(&key);
         tracing::info!(view = closed.view, topic = closed.topic, "topic deleted");
         Ok(())
-    }
-
-    /// Deletes a topic and returns whether the broker that is asked knows it no more. One that still
-    /// does, for a moment, is asked again with the next look.
-    async fn is_deleted(&self, topic: &str) -> Result<bool, Error> {
-        self.app.admin.delete_topic(topic).await?;
-        Ok(self.app.admin.topic(topic).await?.is_none())
     }
 
     async fn take_away(&self, closed: &Closed) -> Result<(), Error> {
@@ -283,9 +274,7 @@ impl Settler {
         if !progress.is_gone && !self.is_due(&key, rows) {
             return Ok(());
         }
-        if !self.is_deleted(&view.compiled.topic).await? {
-            return Ok(());
-        }
+        self.app.admin.delete_topic(&view.compiled.topic).await?;
         let mut tx = db.begin().await?;
         crate::store::lock_desired_state(&mut tx).await?;
         views::set_gone(&mut tx, &view.name).await?;

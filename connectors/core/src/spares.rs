@@ -61,13 +61,13 @@ pub fn take(bytes: Range<usize>) -> Option<RecordBatch> {
 }
 
 /// Takes a batch away, and leaves an empty one with room for as much: mostly the next is as large, and
-/// memory that grows is copied. It may be much larger; who then has nothing to do lets go of it by
-/// [`rest`].
+/// memory that grows is copied. It may be up to four times as large; who then has nothing to do lets go
+/// of it by [`rest`].
 #[must_use]
 pub fn replace(batch: &mut RecordBatch) -> RecordBatch {
     let bytes = batch.buffer.len();
     let room = if bytes > KEPT_BYTES { 0 } else { bytes };
-    let spare = take(room..SPARE_BYTES.end);
+    let spare = take(room..SPARE_BYTES.end.min(4 * room));
     let next = spare.unwrap_or_else(|| allocate(batch.records.len(), room));
     std::mem::replace(batch, next)
 }

@@ -62,7 +62,10 @@ unsafe fn describe_raw(
         }
         let mut count = 0;
         let found = sys::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
-        let described = lent(found, count).iter().map(|description| {
+        let found = lent(found, count).iter();
+        // The library leaves a hole for a topic of which the broker says nothing.
+        let found = found.filter(|description| !description.is_null());
+        let described = found.map(|description| {
             let name = text(sys::rd_kafka_TopicDescription_name(*description));
             (name, answered(*description))
         });

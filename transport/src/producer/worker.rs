@@ -131,12 +131,14 @@ impl Worker {
         let socket_timeout_ms = socket_timeout.as_millis().to_string();
         // Memory is bounded in bytes, never in counts; the largest record must fit. What a transaction
         // has for a partition goes in one request: while one is on its way the client sends no other
-        // there, but asks itself all the time whether it may. It is flushed, so nothing lingers.
+        // there, but asks itself all the time whether it may. It is flushed, so nothing lingers. What is
+        // large is compressed where it lies: a request of copies is memory that nobody has touched.
         let defaults = [
             ("compression.type", "lz4"),
             ("linger.ms", "100"),
             ("batch.size", "8388608"),
             ("batch.num.messages", "1000000"),
+            ("message.copy.max.bytes", "1024"),
             ("queue.buffering.max.messages", "0"),
             ("queue.buffering.max.kbytes", "131072"),
             ("message.max.bytes", "67108864"),

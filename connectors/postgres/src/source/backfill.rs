@@ -91,6 +91,8 @@ struct Chunk {
     low: Option<Key>,
     high: High,
     state: ChunkState,
+    /// Whether it has been read before.
+    is_read_again: bool,
 }
 
 #[derive(Debug)]
@@ -237,6 +239,8 @@ impl Backfill {
             if active.table.oid == table.oid && active.table.plan.schema != table.plan.schema {
                 active.table = Arc::clone(&table);
                 for chunk in &mut active.chunks {
+                    // Noted keys are those of the table as it was.
+                    merge.close(chunk.id);
                     chunk.again(&mut next_chunk, merge);
                 }
             }
@@ -286,6 +290,7 @@ impl Backfill {
                 low: Some(end.clone()),
                 high: std::mem::replace(&mut chunk.high, High::At(Some(end))),
                 state: ChunkState::Planned,
+                is_read_again: false,
             });
             chunk.state = ChunkState::Read(Box::new(rows));
             if let Some(rest) = rest {
@@ -389,6 +394,7 @@ impl Backfill {
                     rows: active.sizer.rows(),
                 },
                 state: ChunkState::Planned,
+                is_read_again: false,
             });
             self.next_chunk += 1;
             active.chunks.len() - 1
@@ -402,6 +408,7 @@ impl Backfill {
             table: Arc::clone(&active.table),
             low: chunk.low.clone(),
             high: chunk.high.clone(),
+            is_read_again: chunk.is_read_again,
             bytes_max,
             expected: active.sizer.expected(),
             permit,
@@ -500,11 +507,12 @@ impl Chunk {
         if self.is_planned() {
             return;
         }
-        merge.close(self.id);
+        merge.again(self.id, *next_chunk);
         // A reader that has not found the end yet will not be heard when it does.
         self.id = *next_chunk;
         *next_chunk += 1;
         self.state = ChunkState::Planned;
+        self.is_read_again = true;
     }
 }
 

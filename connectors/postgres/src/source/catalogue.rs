@@ -90,6 +90,38 @@ pub(crate) const STORAGE: &str = "CASE WHEN c.relkind = 'p' THEN \
      FROM pg_partition_tree(c.oid) t WHERE t.isleaf) \
      ELSE pg_relation_filenode(c.oid)::text END";
 
+/// The same, as the transaction's snapshot sees it; the functions look at the catalogue of now.
+const STORAGE_SEEN: &str = "CASE WHEN c.relkind = 'p' THEN \
+     (SELECT md5(string_agg(nullif(l.relfilenode, 0)::text, ',' ORDER BY l.oid)) \
+     FROM pg_partition_tree(c.oid) t JOIN pg_catalog.pg_class l ON l.oid = t.relid WHERE t.isleaf) \
+     ELSE c.relfilenode::text END";
+
+/// Returns an SQL expression for the files of a table's rows, as they are now or as the transaction's
+/// snapshot sees them. Where the two differ the snapshot may find the table empty: statements that
+/// write a table anew, other than CLUSTER and VACUUM, leave no older versions of its rows
+/// (PostgreSQL's documentation, "Caveats" of its concurrency control).
+pub(crate) fn storage(oid: u32, is_as_seen: bool) -> String {
+    let files = if is_as_seen { STORAGE_SEEN } else { STORAGE };
+    format!("(SELECT {files} FROM pg_catalog.pg_class c WHERE c.oid = {oid})")
+}
+
+/// Returns an SQL condition that holds if a table's rows lie where the transaction's snapshot sees
+/// them. Under a lock of the table it stays so.
+pub(crate) fn is_as_seen(oid: u32) -> String {
+    format!(
+        "{} IS NOT DISTINCT FROM {}",
+        storage(oid, true),
+        storage(oid, false)
+    )
+}
+
+/// Says that a table must be read again.
+pub(crate) fn written_anew(table: &TableId) -> Error {
+    Error::transient(format!(
+        "table {table} was written anew while it was to be read"
+    ))
+}
+
 /// Reads the catalogue.
 ///
 /// The functions that look at privileges see what is committed while they run, not the query's

@@ -56,6 +56,8 @@ pub(crate) struct Job {
     /// The key before the first row; `None` at the table's beginning.
     pub(crate) low: Option<Key>,
     pub(crate) high: High,
+    /// Whether it was read too early, and something has to happen at the server first.
+    pub(crate) is_read_again: bool,
     /// Bytes of records after which the chunk ends early.
     pub(crate) bytes_max: usize,
     /// Rows and bytes that it will have, as far as is known.
@@ -213,7 +215,8 @@ pub(crate) fn source_of_rows(lsn: Lsn) -> EventSource {
 }
 
 /// Reads a chunk. Where its end had to be found, the job names it afterwards, and `found` is told at
-/// once: the next chunk can then be read beside this one.
+/// once: the next chunk can then be read beside this one. A job that still looks for it has come to the
+/// table's end, which is not certain before the chunk is read: a snapshot may find a table empty.
 ///
 /// # Cancel safety
 ///
@@ -222,19 +225,21 @@ pub(crate) async fn read(
     client: &mut AnyClient,
     job: &mut Job,
     host: &dyn SourceHost,
-    found: impl AsyncFnOnce(Option<Key>),
+    found: impl AsyncFnOnce(Key),
 ) -> Result<Rows, Error> {
     let table = Arc::clone(&job.table);
     let doing = format!("read rows of table {}", table.plan.schema.id);
     let began = Instant::now();
     let query = format!(
-        "BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ; {IN_ORDER}; SELECT {}, {END_OF_LOG}",
-        visibility::COLUMNS
+        "BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ; {IN_ORDER}; SELECT {}, {END_OF_LOG}, {}",
+        visibility::COLUMNS,
+        catalogue::storage(table.oid, true),
     );
     let rows = client.query(&doing, &query).await?;
     let row = rows.into_iter().next().unwrap_or_default();
     let snapshot = visible(&row)?;
-    let lsn = Row(row).parse(2)?;
+    let row = Row(row);
+    let lsn = row.parse(2)?;
     host.reached("source-chunk-snapshot").await;
     let low = job.low.clone();
     let high = match &job.high {
@@ -242,9 +247,12 @@ pub(crate) async fn read(
         High::Find { rows } => {
             let query = table.bound_query(low.as_ref(), *rows);
             let bound = client.query(&doing, &query).await?.into_iter().next();
-            let bound = bound.map(|row| row.into_iter().map(Option::unwrap_or_default).collect());
-            job.high = High::At(bound.clone());
-            found(bound.clone()).await;
+            let bound: Option<Key> =
+                bound.map(|row| row.into_iter().map(Option::unwrap_or_default).collect());
+            if let Some(bound) = &bound {
+                job.high = High::At(Some(bound.clone()));
+                found(bound.clone()).await;
+            }
             bound
         }
     };
@@ -254,7 +262,7 @@ pub(crate) async fn read(
     let mut encoder = RowEncoder::with_room(rows, bytes.min(job.bytes_max));
     let source = source_of_rows(lsn);
     let ended_early_at = fetch(client, &query, job, &source, &mut encoder).await?;
-    let (seen, after) = end(client, &doing, &table).await?;
+    let (seen, after) = end(client, &doing, &table, row.optional(3)).await?;
     Ok(Rows {
         batch: encoder.batch,
         at: ReadAt {
@@ -274,11 +282,13 @@ pub(crate) async fn read(
 ///
 /// Rows are read by names, and a column is its number: one whose name was given to another column is
 /// not ours to read. That is looked at after the read, with a snapshot of now: numbers never come back, so
-/// what has the names now had them during the read.
+/// what has the names now had them during the read. Nor do files come back: if the rows lie in the
+/// `storage` that the snapshot saw, the table was not written anew before the read had its lock.
 async fn end(
     client: &mut AnyClient,
     doing: &str,
     table: &Readable,
+    storage: Option<&str>,
 ) -> Result<(Visible, Lsn), Error> {
     let schema = &table.plan.schema;
     let columns: Vec<_> = schema
@@ -288,12 +298,13 @@ async fn end(
         .collect();
     let query = format!(
         "COMMIT; SELECT {}, {END_OF_LOG}, current_setting('wal_block_size'), \
-         count(*) = {} AND coalesce(to_regclass({})::oid = {oid}, false) \
+         count(*) = {} AND coalesce(to_regclass({})::oid = {oid}, false), {} \
          FROM pg_catalog.pg_attribute WHERE attrelid = {oid} AND NOT attisdropped \
          AND (attname::text, attnum::int) IN ({})",
         visibility::COLUMNS,
         columns.len(),
         sql::literal(&sql::table(&schema.id)),
+        catalogue::storage(table.oid, false),
         columns.join(", "),
         oid = table.oid,
     );
@@ -309,6 +320,9 @@ async fn end(
             ),
             hint: None,
         });
+    }
+    if row.optional(5) != storage {
+        return Err(catalogue::written_anew(&schema.id));
     }
     Ok((seen, before_page_header(row.parse(2)?, row.parse(3)?)))
 }

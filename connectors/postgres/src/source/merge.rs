@@ -29,7 +29,8 @@
 //! - A transaction that S does not see and that was streamed after the chunk was *opened* (which is
 //!   before the read) has its keys noted, and they are taken out: its events are newer than the rows.
 //! - One that S does not see and that began to be streamed before the chunk was opened has left no
-//!   such note. Then the chunk is read again; the transaction becomes visible soon.
+//!   such note. Then the chunk is read again, with the notes that it has: only those few transactions
+//!   must become visible for it to leave, however many come after them.
 //! - One that is streamed later than the chunk is emitted stands behind it, where it belongs.
 //!
 //! What an earlier run streamed left no note either. Whoever uses this first waits until every
@@ -37,7 +38,7 @@
 //!
 //! # Memory
 //!
-//! Noted keys are bounded per chunk; beyond the bound the chunk is spoiled and read again, by which
+//! Noted keys are bounded per chunk; beyond the bound the chunk is spoiled and opened and read again, by which
 //! time the transaction that touched so much is visible and needs no notes. Of streamed transactions
 //! only those are remembered that no snapshot has seen yet.
 
@@ -51,6 +52,8 @@ use super::visibility::Visible;
 const NOTED_BYTES_MAX: usize = 1 << 20;
 /// What a noted key costs beside its bytes.
 const NOTE_BYTES: usize = 64;
+/// What a transaction costs that has touched something.
+const TOUCHED_BYTES: usize = 256;
 
 /// Names a chunk while it is open.
 pub(crate) type ChunkId = u64;
@@ -60,7 +63,7 @@ pub(crate) type ChunkId = u64;
 pub(crate) enum Verdict {
     /// It is not read yet, or the stream has not passed its place.
     Wait,
-    /// It must be opened and read again.
+    /// It must be read again, [`Merge::again`].
     ReadAgain,
     /// Emit it now, before anything else of the stream, less what [`Merge::is_evicted`] names.
     Emit,
@@ -93,7 +96,10 @@ struct Window {
     /// Before the read: keys by transaction. After it: those not seen.
     touched: HashMap<u32, Touched>,
     bytes: usize,
+    /// Notes were too many and are lost.
     is_spoiled: bool,
+    /// The read does not see all that was streamed before the chunk was opened.
+    is_early: bool,
 }
 
 /// When a chunk was read.
@@ -128,17 +134,32 @@ impl Merge {
         );
     }
 
-    /// Opens a chunk of a table; its snapshot must be taken after this.
+    /// Opens a chunk of a table, if it is not open; its snapshot must be taken after this.
     pub(crate) fn open(&mut self, chunk: ChunkId, table: u32) {
-        let window = Window {
+        self.windows.entry(chunk).or_insert_with(|| Window {
             table,
             opened: self.count,
             read: None,
             touched: HashMap::new(),
             bytes: 0,
             is_spoiled: false,
-        };
-        self.windows.insert(chunk, window);
+            is_early: false,
+        });
+    }
+
+    /// A chunk is to be read again, under another id. It stays open, unless its notes are lost.
+    pub(crate) fn again(&mut self, chunk: ChunkId, new: ChunkId) {
+        if let Some(window) = self.windows.remove(&chunk)
+            && !window.is_spoiled
+        {
+            let window = Window {
+                read: None,
+                is_early: false,
+                ..window
+            };
+            self.windows.insert(new, window);
+        }
+        self.prune();
     }
 
     /// Forgets a chunk.
@@ -180,6 +201,9 @@ impl Merge {
             if window.table != table || window.is_spoiled || is_seen {
                 continue;
             }
+            if !window.touched.contains_key(&xid) {
+                window.bytes += TOUCHED_BYTES;
+            }
             window.bytes += note(window.touched.entry(xid).or_default());
             if window.bytes > NOTED_BYTES_MAX {
                 window.is_spoiled = true;
@@ -193,7 +217,7 @@ impl Merge {
         if let Some(window) = self.windows.get_mut(&chunk) {
             let snapshot = &at.snapshot;
             window.touched.retain(|xid, _| !snapshot.sees(*xid));
-            window.is_spoiled |= self
+            window.is_early = self
                 .streamed
                 .iter()
                 .any(|(xid, streamed)| streamed.number <= window.opened && !snapshot.sees(*xid));
@@ -253,7 +277,7 @@ impl Merge {
             return Verdict::Wait;
         };
         match &window.read {
-            Some(_) if window.is_spoiled => Verdict::ReadAgain,
+            Some(_) if window.is_spoiled || window.is_early => Verdict::ReadAgain,
             Some(read) if passed >= read.after || self.is_settled(&read.seen) => Verdict::Emit,
             _ => Verdict::Wait,
         }

@@ -62,7 +62,7 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many bytes of messages shall have arrived before they are read, while nothing of them could
 /// leave, and how long that is waited for.
-const GATHER_BYTES: usize = 64 << 10;
+const GATHER_BYTES: usize = 128 << 10;
 const GATHER_TIME: Duration = Duration::from_millis(2);
 /// How many bytes of a transaction's events say that many more will follow.
 const LONG_TRANSACTION_BYTES: usize = 256 << 10;

@@ -29,6 +29,7 @@ use hutong_connectors_core::source::SourceHost;
 use hutong_schemas::class::{Class, Classified as _};
 use hutong_schemas::sql_type::SqlType;
 
+use super::catalogue;
 use super::client;
 use super::connect::AnyClient;
 use super::error::Error;
@@ -125,7 +126,8 @@ async fn resolve_first(
 }
 
 /// Locks a table against other columns until the transaction ends, and returns which of the plan's
-/// columns it still has under their names; nothing, if it lost its own name or a key column.
+/// columns it still has under their names; nothing, if it lost its own name or a key column. A table
+/// that was written anew since the snapshot is an error: the snapshot does not find its rows.
 async fn lock_columns(client: &mut AnyClient, plan: &TablePlan) -> Result<Vec<bool>, Error> {
     let schema = &plan.schema;
     let gone = || vec![false; schema.columns.len()];
@@ -147,28 +149,28 @@ async fn lock_columns(client: &mut AnyClient, plan: &TablePlan) -> Result<Vec<bo
         Err(error) => return Err(error),
     }
     // These functions look at the catalogue as it is now, not as the transaction's snapshot sees it.
-    let names: Vec<String> = schema
-        .columns
-        .iter()
-        .map(|column| {
-            let (oid, number) = (schema.oid, column.attnum);
-            format!(
-                "CASE WHEN has_column_privilege({oid}::oid, {number}::int2, 'SELECT') \
+    let names = schema.columns.iter().map(|column| {
+        let (oid, number) = (schema.oid, column.attnum);
+        format!(
+            "CASE WHEN has_column_privilege({oid}::oid, {number}::int2, 'SELECT') \
                  THEN (pg_identify_object_as_address(1259, {oid}, {number})).object_names \
                  = ARRAY[{}, {}, {}] END",
-                sql::literal(&schema.id.schema),
-                sql::literal(&schema.id.table),
-                sql::literal(&column.name)
-            )
-        })
-        .collect();
+            sql::literal(&schema.id.schema),
+            sql::literal(&schema.id.table),
+            sql::literal(&column.name)
+        )
+    });
+    let looks: Vec<String> = names.chain([catalogue::is_as_seen(schema.oid)]).collect();
     let rows = client
-        .query(DOING, &format!("SELECT {}", names.join(", ")))
+        .query(DOING, &format!("SELECT {}", looks.join(", ")))
         .await?;
-    let row = rows
+    let mut row = rows
         .into_iter()
         .next()
         .ok_or_else(|| Error::Protocol("no answer to a look at columns".to_owned()))?;
+    if row.pop().flatten().as_deref() != Some("t") {
+        return Err(catalogue::written_anew(&schema.id));
+    }
     let there: Vec<bool> = row.iter().map(|is| is.as_deref() == Some("t")).collect();
     let has_key = schema
         .key

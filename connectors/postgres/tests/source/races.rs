@@ -9,7 +9,7 @@ use hutong_local::testkit::OwnServers;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
-use super::harness::{Database, Platform, Running, until, until_events};
+use super::harness::{Database, Platform, Running, explain, until, until_events};
 use super::snapshot::never_goes_back;
 
 /// Two transactions that began before a table was published and go on after it. Both write before and
@@ -123,6 +123,48 @@ async fn transactions_that_straddle_the_publication_of_a_table_commit_in_any_ord
             8,
             "each row is read, and once: {at_once:?}, {waited_for:?}"
         );
+    }
+}
+
+/// To a snapshot that is older, a table that was written anew is empty.
+#[tokio::test]
+async fn a_table_that_is_written_anew_behind_a_readers_snapshot_is_read_whole() {
+    let reads = |platform: &Platform, topic: &str| {
+        let events = platform.events();
+        let of_topic = events.iter().filter(|event| event.topic == topic);
+        of_topic.filter(|event| event.op == "r").count()
+    };
+    let cases = [
+        ("t", "PRIMARY KEY", "source-chunk-snapshot"),
+        ("k", "", "source-keyless-snapshot"),
+    ];
+    for (table, key, place) in cases {
+        let database = Database::create(&format!(
+            "CREATE TABLE {table} (id int {key}, v text); \
+             ALTER TABLE {table} REPLICA IDENTITY FULL; \
+             INSERT INTO {table} SELECT g, 'x' FROM generate_series(1, 7) g"
+        ))
+        .await;
+        let platform = Platform::default();
+        let captured = format!("public.{table}");
+        let properties = [("table.include.list", captured.as_str())];
+        let mut reader = platform.hold(place);
+        let mut running = Running::start(&database, &platform, &properties).await;
+        reader.reached().await;
+        let anew = "ADD COLUMN twice int GENERATED ALWAYS AS (id * 2) STORED";
+        database
+            .execute(&format!("ALTER TABLE {table} {anew}"))
+            .await;
+        reader.release();
+        if table == "k" {
+            // It is read before anything else, so the source begins again.
+            let error = running.end().await.unwrap_err();
+            assert!(explain(&error).contains("written anew"), "{error}");
+            running = Running::start(&database, &platform, &properties).await;
+        }
+        platform.until_read(&captured).await;
+        running.stop().await.unwrap();
+        assert_eq!(reads(&platform, &format!("p.public.{table}")), 7);
     }
 }
 

@@ -272,7 +272,7 @@ impl World {
             Verdict::Wait => {}
             Verdict::ReadAgain => {
                 let old = chunk.id;
-                self.merge.close(old);
+                self.merge.again(old, self.next_chunk + 1);
                 let id = self.open();
                 let chunk = self.chunks.front_mut().unwrap();
                 (chunk.id, chunk.rows, chunk.ended, chunk.arrived) = (id, None, None, false);
@@ -385,12 +385,32 @@ fn a_transaction_streamed_before_it_is_visible_makes_the_chunk_be_read_again() {
     merge.open(1, TABLE);
     merge.read(1, at(Visible::of_primary(8, vec![7]), 10));
     assert_eq!(merge.decide(1, Lsn(10)), Verdict::ReadAgain);
-    merge.close(1);
+    merge.again(1, 2);
     merge.open(2, TABLE);
     merge.read(2, at(Visible::of_primary(8, vec![]), 10));
     assert_eq!(merge.decide(2, Lsn(9)), Verdict::Wait);
     assert_eq!(merge.decide(2, Lsn(10)), Verdict::Emit);
     assert!(!merge.is_evicted(2, b"k"));
+}
+
+#[test]
+fn a_chunk_leaves_however_many_transactions_are_streamed_before_they_are_visible() {
+    let mut merge = Merge::default();
+    merge.begin(7);
+    merge.touch(TABLE, 7, b"old");
+    merge.open(1, TABLE);
+    merge.begin(8);
+    merge.touch(TABLE, 8, b"new");
+    merge.read(1, at(Visible::of_primary(9, vec![7, 8]), 10));
+    assert_eq!(merge.decide(1, Lsn(10)), Verdict::ReadAgain);
+    merge.again(1, 2);
+    merge.begin(9);
+    merge.touch(TABLE, 9, b"newer");
+    merge.open(2, TABLE);
+    merge.read(2, at(Visible::of_primary(10, vec![8, 9]), 20));
+    assert_eq!(merge.decide(2, Lsn(20)), Verdict::Emit);
+    let evicted = [&b"old"[..], b"new", b"newer"].map(|key| merge.is_evicted(2, key));
+    assert_eq!(evicted, [false, true, true]);
 }
 
 #[test]
@@ -404,4 +424,6 @@ fn too_many_noted_keys_spoil_a_chunk_and_cost_no_more_memory() {
     assert!(merge.windows[&1].touched.is_empty());
     merge.read(1, at(Visible::of_primary(8, vec![7]), 1));
     assert_eq!(merge.decide(1, Lsn(1)), Verdict::ReadAgain);
+    merge.again(1, 2);
+    assert!(merge.windows.is_empty(), "it must be opened anew");
 }
