@@ -61,8 +61,10 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the server may take to let go of the slot.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many bytes of messages shall have arrived before they are read, while nothing of them could
-/// leave, and how long that is waited for.
-const GATHER_BYTES: usize = 128 << 10;
+/// leave: more for large rows, so that it is a number of them; and how long that is waited for.
+const GATHER_BYTES: usize = 64 << 10;
+const GATHER_BYTES_MAX: usize = 256 << 10;
+const GATHER_ROWS: usize = 64;
 const GATHER_TIME: Duration = Duration::from_millis(2);
 /// How many bytes of a transaction's events say that many more will follow.
 const LONG_TRANSACTION_BYTES: usize = 256 << 10;
@@ -197,7 +199,8 @@ impl Streaming {
                     || self.changes.states.are_changed()
                     || self.can_emit_rows());
             let gathers = !is_due && self.has_time();
-            self.client.gather(if gathers { GATHER_BYTES } else { 1 });
+            self.client
+                .gather(if gathers { self.gathered() } else { 1 });
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => return Ok(()),
@@ -246,6 +249,14 @@ impl Streaming {
             return true;
         }
         !writer.is_empty() && !self.delivery.is_ready()
+    }
+
+    /// Returns how many bytes shall gather, a power of two: the system is not told for each event.
+    fn gathered(&self) -> usize {
+        let writer = &self.changes.writer;
+        let row_bytes = writer.bytes() / writer.batch.records.len().max(1);
+        let bytes = (GATHER_ROWS * row_bytes).clamp(GATHER_BYTES, GATHER_BYTES_MAX);
+        1 << bytes.ilog2()
     }
 
     /// Goes over the complete messages in the buffer.
