@@ -96,30 +96,42 @@ const STORAGE_SEEN: &str = "CASE WHEN c.relkind = 'p' THEN \
      FROM pg_partition_tree(c.oid) t JOIN pg_catalog.pg_class l ON l.oid = t.relid WHERE t.isleaf) \
      ELSE c.relfilenode::text END";
 
-/// Returns an SQL expression for the files of a table's rows, as they are now or as the transaction's
-/// snapshot sees them. Where the two differ the snapshot may find the table empty: statements that
-/// write a table anew, other than CLUSTER and VACUUM, leave no older versions of its rows
-/// (PostgreSQL's documentation, "Caveats" of its concurrency control).
-pub(crate) fn storage(oid: u32, is_as_seen: bool) -> String {
-    let files = if is_as_seen { STORAGE_SEEN } else { STORAGE };
-    format!("(SELECT {files} FROM pg_catalog.pg_class c WHERE c.oid = {oid})")
-}
-
-/// Returns an SQL condition that holds if a table's rows lie where the transaction's snapshot sees
-/// them. Under a lock of the table it stays so.
+/// Returns an SQL condition that holds if a table's rows lie where the transaction's snapshot sees them.
+/// Where they do not, the snapshot may find the table empty: statements that write a table anew, other
+/// than CLUSTER and VACUUM, leave no older versions of its rows (PostgreSQL's documentation, "Caveats" of
+/// its concurrency control). Asked under a lock of the table: then it stays so.
 pub(crate) fn is_as_seen(oid: u32) -> String {
+    let storage =
+        |files: &str| format!("(SELECT {files} FROM pg_catalog.pg_class c WHERE c.oid = {oid})");
     format!(
         "{} IS NOT DISTINCT FROM {}",
-        storage(oid, true),
-        storage(oid, false)
+        storage(STORAGE_SEEN),
+        storage(STORAGE)
     )
 }
 
-/// Says that a table must be read again.
-pub(crate) fn written_anew(table: &TableId) -> Error {
-    Error::transient(format!(
-        "table {table} was written anew while it was to be read"
-    ))
+/// Locks a table for reading until the transaction ends, and makes sure that the transaction's snapshot
+/// finds its rows.
+pub(crate) async fn lock_as_seen<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    client: &mut Client<S>,
+    table: &TableId,
+    oid: u32,
+    from: &str,
+) -> Result<(), Error> {
+    // One by one: a connection for replication takes no two statements at once, at some servers.
+    let doing = format!("read rows of table {table}");
+    client
+        .query(&doing, &format!("SELECT 1 FROM {from} LIMIT 0"))
+        .await?;
+    let look = format!("SELECT {}", is_as_seen(oid));
+    let rows = client.query(&doing, &look).await?;
+    if Row(rows.into_iter().next().unwrap_or_default()).flag(0)? {
+        Ok(())
+    } else {
+        Err(Error::transient(format!(
+            "table {table} was written anew while it was to be read"
+        )))
+    }
 }
 
 /// Reads the catalogue.

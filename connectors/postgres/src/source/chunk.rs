@@ -215,8 +215,7 @@ pub(crate) fn source_of_rows(lsn: Lsn) -> EventSource {
 }
 
 /// Reads a chunk. Where its end had to be found, the job names it afterwards, and `found` is told at
-/// once: the next chunk can then be read beside this one. A job that still looks for it has come to the
-/// table's end, which is not certain before the chunk is read: a snapshot may find a table empty.
+/// once: the next chunk can then be read beside this one.
 ///
 /// # Cancel safety
 ///
@@ -225,34 +224,29 @@ pub(crate) async fn read(
     client: &mut AnyClient,
     job: &mut Job,
     host: &dyn SourceHost,
-    found: impl AsyncFnOnce(Key),
+    found: impl AsyncFnOnce(Option<Key>),
 ) -> Result<Rows, Error> {
     let table = Arc::clone(&job.table);
     let doing = format!("read rows of table {}", table.plan.schema.id);
-    let began = Instant::now();
     let query = format!(
-        "BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ; {IN_ORDER}; SELECT {}, {END_OF_LOG}, {}",
-        visibility::COLUMNS,
-        catalogue::storage(table.oid, true),
+        "BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ; {IN_ORDER}; SELECT {}, {END_OF_LOG}",
+        visibility::COLUMNS
     );
     let rows = client.query(&doing, &query).await?;
     let row = rows.into_iter().next().unwrap_or_default();
     let snapshot = visible(&row)?;
-    let row = Row(row);
-    let lsn = row.parse(2)?;
+    let lsn = Row(row).parse(2)?;
     host.reached("source-chunk-snapshot").await;
+    catalogue::lock_as_seen(client, &table.plan.schema.id, table.oid, &table.from).await?;
     let low = job.low.clone();
     let high = match &job.high {
         High::At(high) => high.clone(),
         High::Find { rows } => {
             let query = table.bound_query(low.as_ref(), *rows);
             let bound = client.query(&doing, &query).await?.into_iter().next();
-            let bound: Option<Key> =
-                bound.map(|row| row.into_iter().map(Option::unwrap_or_default).collect());
-            if let Some(bound) = &bound {
-                job.high = High::At(Some(bound.clone()));
-                found(bound.clone()).await;
-            }
+            let bound = bound.map(|row| row.into_iter().map(Option::unwrap_or_default).collect());
+            job.high = High::At(bound.clone());
+            found(bound.clone()).await;
             bound
         }
     };
@@ -261,8 +255,11 @@ pub(crate) async fn read(
     let rows = rows.min(job.bytes_max / size_of::<Record>());
     let mut encoder = RowEncoder::with_room(rows, bytes.min(job.bytes_max));
     let source = source_of_rows(lsn);
+    // What a chunk costs without its rows says nothing of how many it should have.
+    let began = Instant::now();
     let ended_early_at = fetch(client, &query, job, &source, &mut encoder).await?;
-    let (seen, after) = end(client, &doing, &table, row.optional(3)).await?;
+    let took = began.elapsed();
+    let (seen, after) = end(client, &doing, &table).await?;
     Ok(Rows {
         batch: encoder.batch,
         at: ReadAt {
@@ -271,7 +268,7 @@ pub(crate) async fn read(
             after,
         },
         ended_early_at,
-        took: began.elapsed(),
+        took,
         permit: job.permit.take(),
     })
 }
@@ -282,13 +279,11 @@ pub(crate) async fn read(
 ///
 /// Rows are read by names, and a column is its number: one whose name was given to another column is
 /// not ours to read. That is looked at after the read, with a snapshot of now: numbers never come back, so
-/// what has the names now had them during the read. Nor do files come back: if the rows lie in the
-/// `storage` that the snapshot saw, the table was not written anew before the read had its lock.
+/// what has the names now had them during the read.
 async fn end(
     client: &mut AnyClient,
     doing: &str,
     table: &Readable,
-    storage: Option<&str>,
 ) -> Result<(Visible, Lsn), Error> {
     let schema = &table.plan.schema;
     let columns: Vec<_> = schema
@@ -298,13 +293,12 @@ async fn end(
         .collect();
     let query = format!(
         "COMMIT; SELECT {}, {END_OF_LOG}, current_setting('wal_block_size'), \
-         count(*) = {} AND coalesce(to_regclass({})::oid = {oid}, false), {} \
+         count(*) = {} AND coalesce(to_regclass({})::oid = {oid}, false) \
          FROM pg_catalog.pg_attribute WHERE attrelid = {oid} AND NOT attisdropped \
          AND (attname::text, attnum::int) IN ({})",
         visibility::COLUMNS,
         columns.len(),
         sql::literal(&sql::table(&schema.id)),
-        catalogue::storage(table.oid, false),
         columns.join(", "),
         oid = table.oid,
     );
@@ -320,9 +314,6 @@ async fn end(
             ),
             hint: None,
         });
-    }
-    if row.optional(5) != storage {
-        return Err(catalogue::written_anew(&schema.id));
     }
     Ok((seen, before_page_header(row.parse(2)?, row.parse(3)?)))
 }

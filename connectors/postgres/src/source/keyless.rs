@@ -95,12 +95,8 @@ impl Reading<'_> {
         }
         self.delivery.show();
         host.reached("source-keyless-snapshot").await;
-        let lock = format!("SELECT 1 FROM {} LIMIT 0", from_clause(table));
-        let query = format!("{lock}; SELECT {}", catalogue::is_as_seen(table.oid));
-        let rows = self.client.query(&doing, &query).await?;
-        if !Row(rows.into_iter().next().unwrap_or_default()).flag(0)? {
-            return Err(catalogue::written_anew(&table.id));
-        }
+        let locked = from_clause(table);
+        catalogue::lock_as_seen(&mut self.client, &table.id, table.oid, &locked).await?;
         let mut encoder = RowEncoder::default();
         let source = source_of_rows(from);
         if plan.topic_existed {

@@ -93,6 +93,8 @@ struct Window {
     /// Transactions streamed, in whole or in part, when it was opened.
     opened: u64,
     read: Option<ReadAt>,
+    /// What it was read in, if only too early.
+    snapshot: Option<Visible>,
     /// Before the read: keys by transaction. After it: those not seen.
     touched: HashMap<u32, Touched>,
     bytes: usize,
@@ -120,6 +122,13 @@ struct Touched {
     all: bool,
 }
 
+impl Touched {
+    fn bytes(&self) -> usize {
+        let keys = self.keys.iter().map(|key| key.len() + NOTE_BYTES);
+        TOUCHED_BYTES + keys.sum::<usize>()
+    }
+}
+
 impl Merge {
     /// A transaction begins to be streamed.
     pub(crate) fn begin(&mut self, xid: u32) {
@@ -136,15 +145,21 @@ impl Merge {
 
     /// Opens a chunk of a table, if it is not open; its snapshot must be taken after this.
     pub(crate) fn open(&mut self, chunk: ChunkId, table: u32) {
-        self.windows.entry(chunk).or_insert_with(|| Window {
+        let mut known = self.windows.get(&chunk).into_iter();
+        if known.any(|window| !window.is_spoiled) {
+            return;
+        }
+        let window = Window {
             table,
             opened: self.count,
             read: None,
+            snapshot: None,
             touched: HashMap::new(),
             bytes: 0,
             is_spoiled: false,
             is_early: false,
-        });
+        };
+        self.windows.insert(chunk, window);
     }
 
     /// A chunk is to be read again, under another id. It stays open, unless its notes are lost.
@@ -195,9 +210,9 @@ impl Merge {
     fn note(&mut self, table: u32, xid: u32, mut note: impl FnMut(&mut Touched) -> usize) {
         for window in self.windows.values_mut() {
             let is_seen = window
-                .read
+                .snapshot
                 .as_ref()
-                .is_some_and(|read| read.snapshot.sees(xid));
+                .is_some_and(|snapshot| snapshot.sees(xid));
             if window.table != table || window.is_spoiled || is_seen {
                 continue;
             }
@@ -217,6 +232,8 @@ impl Merge {
         if let Some(window) = self.windows.get_mut(&chunk) {
             let snapshot = &at.snapshot;
             window.touched.retain(|xid, _| !snapshot.sees(*xid));
+            window.bytes = window.touched.values().map(Touched::bytes).sum();
+            window.snapshot = Some(snapshot.clone());
             window.is_early = self
                 .streamed
                 .iter()

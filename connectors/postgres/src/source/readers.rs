@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
 use super::catalogue::{self, Table};
-use super::chunk::{self, High, Job, Key, Readable, Rows};
+use super::chunk::{self, Job, Key, Readable, Rows};
 use super::error::Error;
 use super::merge::ChunkId;
 use super::side::Side;
@@ -111,7 +111,6 @@ async fn read(
         let outcome = match side.client().await {
             Ok(client) => {
                 let found = async |high| {
-                    let high = Some(high);
                     // Nobody listens any more when the source ends.
                     let _ = reports.send(Report::Found { chunk, high }).await;
                 };
@@ -121,14 +120,7 @@ async fn read(
             Err(error) => Err(error),
         };
         let error = match outcome {
-            Ok(rows) => {
-                if matches!(job.high, High::Find { .. }) {
-                    let high = None;
-                    // Nobody listens any more when the source ends.
-                    let _ = reports.send(Report::Found { chunk, high }).await;
-                }
-                return Report::Read { chunk, rows };
-            }
+            Ok(rows) => return Report::Read { chunk, rows },
             Err(error) => error,
         };
         side.discard();

@@ -104,7 +104,10 @@ async fn resolve_first(
             .take(ROWS_MAX)
             .take_while(|event| Arc::ptr_eq(&event.plan, plan))
             .collect();
-        let there = lock_columns(client, plan).await?;
+        let Some(there) = lock_columns(client, plan).await? else {
+            // What is left is read in the next snapshot.
+            break;
+        };
         let sizes = sizes(client, writer, plan, &there, &events).await?;
         let mut count = 0;
         for size in sizes {
@@ -126,9 +129,12 @@ async fn resolve_first(
 }
 
 /// Locks a table against other columns until the transaction ends, and returns which of the plan's
-/// columns it still has under their names; nothing, if it lost its own name or a key column. A table
-/// that was written anew since the snapshot is an error: the snapshot does not find its rows.
-async fn lock_columns(client: &mut AnyClient, plan: &TablePlan) -> Result<Vec<bool>, Error> {
+/// columns it still has under their names; none, if it lost its own name or a key column. `None` where the
+/// snapshot may not find its rows, as they were written anew since.
+async fn lock_columns(
+    client: &mut AnyClient,
+    plan: &TablePlan,
+) -> Result<Option<Vec<bool>>, Error> {
     let schema = &plan.schema;
     let gone = || vec![false; schema.columns.len()];
     client.query(DOING, "SAVEPOINT before_reading").await?;
@@ -144,7 +150,7 @@ async fn lock_columns(client: &mut AnyClient, plan: &TablePlan) -> Result<Vec<bo
             client
                 .query(DOING, "ROLLBACK TO SAVEPOINT before_reading")
                 .await?;
-            return Ok(gone());
+            return Ok(Some(gone()));
         }
         Err(error) => return Err(error),
     }
@@ -169,14 +175,14 @@ async fn lock_columns(client: &mut AnyClient, plan: &TablePlan) -> Result<Vec<bo
         .next()
         .ok_or_else(|| Error::Protocol("no answer to a look at columns".to_owned()))?;
     if row.pop().flatten().as_deref() != Some("t") {
-        return Err(catalogue::written_anew(&schema.id));
+        return Ok(None);
     }
     let there: Vec<bool> = row.iter().map(|is| is.as_deref() == Some("t")).collect();
     let has_key = schema
         .key
         .iter()
         .all(|index| there.get(*index) == Some(&true));
-    Ok(if has_key { there } else { gone() })
+    Ok(Some(if has_key { there } else { gone() }))
 }
 
 /// Begins a transaction whose snapshot sees the transactions of all events.

@@ -427,3 +427,34 @@ fn too_many_noted_keys_spoil_a_chunk_and_cost_no_more_memory() {
     merge.again(1, 2);
     assert!(merge.windows.is_empty(), "it must be opened anew");
 }
+
+#[test]
+fn a_chunk_that_is_spoiled_before_it_is_read_again_is_opened_anew() {
+    let mut merge = Merge::default();
+    merge.begin(7);
+    merge.open(1, TABLE);
+    merge.read(1, at(Visible::of_primary(8, vec![7]), 1));
+    merge.again(1, 2);
+    merge.begin(8);
+    for key in 0..(NOTED_BYTES_MAX / 64) {
+        merge.touch(TABLE, 8, &key.to_be_bytes());
+    }
+    merge.open(2, TABLE);
+    merge.read(2, at(Visible::of_primary(9, vec![]), 2));
+    assert_eq!(merge.decide(2, Lsn(2)), Verdict::Emit);
+}
+
+#[test]
+fn notes_of_what_a_read_has_seen_take_no_room_when_it_is_read_again() {
+    let mut merge = Merge::default();
+    merge.begin(7);
+    merge.open(1, TABLE);
+    merge.begin(8);
+    merge.touch(TABLE, 8, b"k");
+    assert!(merge.windows[&1].bytes > 0);
+    merge.read(1, at(Visible::of_primary(9, vec![7]), 1));
+    merge.again(1, 2);
+    assert_eq!(merge.windows[&2].bytes, 0);
+    merge.touch(TABLE, 8, b"k");
+    assert_eq!(merge.windows[&2].bytes, 0, "seen before, seen again");
+}
