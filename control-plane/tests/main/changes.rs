@@ -1,10 +1,9 @@
 //! Changes of live views: what processors, sinks and people get to know, and what is finished when.
 
-use hutong_transport::admin::Admin;
 use hutong_transport::record::{TaskRecord, TaskState};
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Api, Platform, run, sink, until};
+use crate::harness::{Answer, Api, Platform, run, sink, until, wait_topic};
 use crate::views::{document, end, post, views, with_table};
 
 /// A platform with the view and a sink of its subscriber.
@@ -53,15 +52,6 @@ async fn report(platform: &Platform, topic: &str, fields: Value) {
         let details = json!({"next_offset": 10, "end_offset": 10, "views": [entry]});
         platform.report(&task, TaskState::Running, details).await;
     }
-}
-
-async fn wait_topic(platform: &Platform, topic: &str, there: bool) {
-    let admin = Admin::new(&platform.kafka).unwrap();
-    until("the topic is there, or gone, as wanted", async || {
-        let found = admin.topic(topic).await.unwrap();
-        (found.is_some() == there).then_some(()).ok_or(Value::Null)
-    })
-    .await;
 }
 
 #[test]

@@ -496,6 +496,16 @@ pub(crate) async fn until<T>(what: &str, check: impl AsyncFn() -> Result<T, Valu
     }
 }
 
+/// Waits until a topic is there or not; a broker may know a deleted one for a moment.
+pub(crate) async fn wait_topic(platform: &Platform, topic: &str, there: bool) {
+    let admin = Admin::new(&platform.kafka).unwrap();
+    until("the topic is there, or gone, as wanted", async || {
+        let found = admin.topic(topic).await.unwrap();
+        (found.is_some() == there).then_some(()).ok_or(Value::Null)
+    })
+    .await;
+}
+
 /// A source's configuration.
 pub(crate) fn source(prefix: &str, slot: &str) -> Value {
     json!({

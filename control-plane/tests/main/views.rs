@@ -7,7 +7,7 @@ use hutong_transport::admin::Admin;
 use hutong_transport::record::{TableRecord, TargetState, TaskKind, TaskRecord, TaskState};
 use serde_json::{Value, json};
 
-use crate::harness::{Api, Platform, run, sink, source, until};
+use crate::harness::{Api, Platform, run, sink, source, until, wait_topic};
 
 pub(crate) fn column(name: &str, attnum: i16, sql_type: SqlType) -> Column {
     Column {
@@ -349,12 +349,7 @@ fn a_revoked_view_is_told_to_all_and_its_topic_goes_when_processors_have_let_go(
                 .report(&task, TaskState::Running, processor(&task, "gone", 0))
                 .await;
         }
-        let admin = Admin::new(&platform.kafka).unwrap();
-        until("the topic is deleted", async || {
-            let topic = admin.topic(&own).await.unwrap();
-            topic.is_none().then_some(()).ok_or(Value::Null)
-        })
-        .await;
+        wait_topic(&platform, &own, false).await;
         for partition in 0..2 {
             let id = format!("view-{topic}-{partition}");
             let is_deleted = |task: &TaskRecord| task.target == TargetState::Deleted;
@@ -432,13 +427,7 @@ fn a_view_ends_by_itself_and_its_topic_goes_at_the_bound_without_any_worker() {
         })
         .await;
         assert_eq!(ended["reason"], "expired");
-        // A broker may know a deleted topic for a moment.
-        let admin = Admin::new(&platform.kafka).unwrap();
-        until("the topic is deleted", async || {
-            let topic = admin.topic(&own).await.unwrap();
-            topic.is_none().then_some(()).ok_or(Value::Null)
-        })
-        .await;
+        wait_topic(&platform, &own, false).await;
         end(platform, &[&topic]).await;
     });
 }

@@ -33,7 +33,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc};
 use super::catalogue::Table;
 use super::chunk::{High, Job, Key, Readable, Rows, Sizer};
 use super::delivery::COPIES;
-use super::merge::{ChunkId, Merge, Verdict};
+use super::merge::{ChunkId, Merge, ReadAt, Verdict};
 use super::readers::{self, Helper, Jobs, Report};
 use super::side::Side;
 use super::table_state::Reading;
@@ -99,7 +99,7 @@ struct Chunk {
 enum ChunkState {
     Planned,
     BeingRead,
-    Read(Box<Rows>),
+    Read(Rows),
 }
 
 /// What can be done next.
@@ -275,12 +275,12 @@ impl Backfill {
         self.busy_readers -= 1;
     }
 
-    pub(crate) fn read(&mut self, id: ChunkId, rows: Rows, merge: &mut Merge) {
+    pub(crate) fn read(&mut self, id: ChunkId, rows: Rows, at: ReadAt, merge: &mut Merge) {
         for active in &mut self.active {
             let Some(index) = active.chunks.iter().position(|chunk| chunk.id == id) else {
                 continue;
             };
-            merge.read(id, rows.at.clone());
+            merge.read(id, at);
             let count = u64::try_from(rows.batch.records.len()).unwrap_or(u64::MAX);
             let bytes = rows.batch.used_bytes();
             active.sizer.measured(count, bytes, rows.took);
@@ -292,7 +292,7 @@ impl Backfill {
                 state: ChunkState::Planned,
                 is_read_again: false,
             });
-            chunk.state = ChunkState::Read(Box::new(rows));
+            chunk.state = ChunkState::Read(rows);
             if let Some(rest) = rest {
                 self.next_chunk += 1;
                 active.chunks.insert(index + 1, rest);
@@ -474,7 +474,7 @@ impl Backfill {
             return Some(Done {
                 table: Arc::clone(&active.table),
                 id: chunk.id,
-                rows: *rows,
+                rows,
                 end,
             });
         }

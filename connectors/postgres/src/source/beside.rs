@@ -64,9 +64,9 @@ impl Streaming {
             Report::Saw(snapshot) => merge.saw(&snapshot),
             Report::Past => backfill.past_barrier(),
             Report::Found { chunk, high } => backfill.found(chunk, high),
-            Report::Read { chunk, rows } => {
+            Report::Read { chunk, rows, at } => {
                 backfill.reader_is_free();
-                backfill.read(chunk, rows, merge);
+                backfill.read(chunk, rows, at, merge);
             }
             Report::Unreadable { chunk, error } => {
                 backfill.reader_is_free();
@@ -184,9 +184,8 @@ impl Streaming {
         let doing = "see which transactions run";
         // Without an answer the next look comes with the next tick.
         if let Ok(rows) = self.side.query(doing, &query).await
-            && let Some(seen) = rows
-                .first()
-                .and_then(|row| super::visibility::Visible::of_row(row))
+            && let Some(row) = rows.first()
+            && let Ok(seen) = super::visibility::Visible::of_row(row)
             && let Some(merge) = &mut self.changes.merge
         {
             merge.saw(&seen);

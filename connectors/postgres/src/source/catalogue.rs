@@ -118,8 +118,8 @@ pub(crate) async fn lock_as_seen<S: AsyncRead + AsyncWrite + Unpin + Send>(
     oid: u32,
     from: &str,
 ) -> Result<(), Error> {
-    // One by one: a connection for replication takes no two statements at once, at some servers.
     let doing = format!("read rows of table {table}");
+    // One by one: a connection for replication takes no two statements at once, at some servers.
     client
         .query(&doing, &format!("SELECT 1 FROM {from} LIMIT 0"))
         .await?;

@@ -56,7 +56,7 @@ pub(crate) struct Job {
     /// The key before the first row; `None` at the table's beginning.
     pub(crate) low: Option<Key>,
     pub(crate) high: High,
-    /// Whether it was read too early, and something has to happen at the server first.
+    /// Whether it has been read before: mostly too early, and something has to happen at the server first.
     pub(crate) is_read_again: bool,
     /// Bytes of records after which the chunk ends early.
     pub(crate) bytes_max: usize,
@@ -78,7 +78,6 @@ pub(crate) enum High {
 #[derive(Debug)]
 pub(crate) struct Rows {
     pub(crate) batch: RecordBatch,
-    pub(crate) at: ReadAt,
     /// The last row's key, if the chunk ended early.
     pub(crate) ended_early_at: Option<Key>,
     pub(crate) took: Duration,
@@ -225,7 +224,7 @@ pub(crate) async fn read(
     job: &mut Job,
     host: &dyn SourceHost,
     found: impl AsyncFnOnce(Option<Key>),
-) -> Result<Rows, Error> {
+) -> Result<(Rows, ReadAt), Error> {
     let table = Arc::clone(&job.table);
     let doing = format!("read rows of table {}", table.plan.schema.id);
     let query = format!(
@@ -234,7 +233,7 @@ pub(crate) async fn read(
     );
     let rows = client.query(&doing, &query).await?;
     let row = rows.into_iter().next().unwrap_or_default();
-    let snapshot = visible(&row)?;
+    let snapshot = Visible::of_row(&row)?;
     let lsn = Row(row).parse(2)?;
     host.reached("source-chunk-snapshot").await;
     catalogue::lock_as_seen(client, &table.plan.schema.id, table.oid, &table.from).await?;
@@ -260,17 +259,18 @@ pub(crate) async fn read(
     let ended_early_at = fetch(client, &query, job, &source, &mut encoder).await?;
     let took = began.elapsed();
     let (seen, after) = end(client, &doing, &table).await?;
-    Ok(Rows {
+    let rows = Rows {
         batch: encoder.batch,
-        at: ReadAt {
-            snapshot,
-            seen,
-            after,
-        },
         ended_early_at,
         took,
         permit: job.permit.take(),
-    })
+    };
+    let at = ReadAt {
+        snapshot,
+        seen,
+        after,
+    };
+    Ok((rows, at))
 }
 
 /// Ends the transaction, and returns what is visible after that and the end of the log then. It is
@@ -304,7 +304,7 @@ async fn end(
     );
     let rows = client.query(doing, &query).await?;
     let row = rows.into_iter().next().unwrap_or_default();
-    let seen = visible(&row)?;
+    let seen = Visible::of_row(&row)?;
     let row = Row(row);
     if !row.flag(4)? {
         return Err(Error::Definite {
@@ -316,10 +316,6 @@ async fn end(
         });
     }
     Ok((seen, before_page_header(row.parse(2)?, row.parse(3)?)))
-}
-
-fn visible(row: &[Option<String>]) -> Result<Visible, Error> {
-    Visible::of_row(row).ok_or_else(|| Error::Protocol("a snapshot that cannot be read".to_owned()))
 }
 
 async fn fetch(

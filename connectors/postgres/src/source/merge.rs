@@ -38,7 +38,7 @@
 //!
 //! # Memory
 //!
-//! Noted keys are bounded per chunk; beyond the bound the chunk is spoiled and opened and read again, by which
+//! Noted keys are bounded per chunk; beyond the bound the chunk is spoiled, opened and read again, by which
 //! time the transaction that touched so much is visible and needs no notes. Of streamed transactions
 //! only those are remembered that no snapshot has seen yet.
 
@@ -145,8 +145,8 @@ impl Merge {
 
     /// Opens a chunk of a table, if it is not open; its snapshot must be taken after this.
     pub(crate) fn open(&mut self, chunk: ChunkId, table: u32) {
-        let mut known = self.windows.get(&chunk).into_iter();
-        if known.any(|window| !window.is_spoiled) {
+        let known = self.windows.get(&chunk);
+        if known.is_some_and(|window| !window.is_spoiled) {
             return;
         }
         let window = Window {
@@ -261,8 +261,8 @@ impl Merge {
     }
 
     fn is_settled(&self, seen: &Visible) -> bool {
-        let mut settled = self.settled.iter();
-        settled.any(|(_, settled)| settled.sees_all_of(seen))
+        let settled = self.settled.as_ref();
+        settled.is_some_and(|(_, settled)| settled.sees_all_of(seen))
     }
 
     /// A snapshot was taken for nothing but this.

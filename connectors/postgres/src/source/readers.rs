@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::catalogue::{self, Table};
 use super::chunk::{self, Job, Key, Readable, Rows};
 use super::error::Error;
-use super::merge::ChunkId;
+use super::merge::{ChunkId, ReadAt};
 use super::side::Side;
 use super::table_plan::{self, Registered};
 use super::visibility::{self, Visible};
@@ -47,7 +47,11 @@ pub(crate) enum Report {
     /// Where a chunk ends; `None`: with the table.
     Found { chunk: ChunkId, high: Option<Key> },
     /// A chunk is read.
-    Read { chunk: ChunkId, rows: Rows },
+    Read {
+        chunk: ChunkId,
+        rows: Rows,
+        at: ReadAt,
+    },
     /// A chunk cannot be read.
     Unreadable { chunk: ChunkId, error: Error },
 }
@@ -120,7 +124,7 @@ async fn read(
             Err(error) => Err(error),
         };
         let error = match outcome {
-            Ok(rows) => return Report::Read { chunk, rows },
+            Ok((rows, at)) => return Report::Read { chunk, rows, at },
             Err(error) => error,
         };
         side.discard();
@@ -168,14 +172,8 @@ pub(crate) fn barrier(side: Side, reports: mpsc::Sender<Report>) -> Helper {
 
 async fn look(side: &mut Side) -> Result<Visible, Error> {
     let query = format!("SELECT {}", visibility::COLUMNS);
-    let rows = side
-        .query("see which transactions run", &query)
-        .await?
-        .into_iter()
-        .next();
-    rows.as_deref()
-        .and_then(Visible::of_row)
-        .ok_or_else(|| Error::Protocol("a snapshot that cannot be read".to_owned()))
+    let rows = side.query("see which transactions run", &query).await?;
+    Visible::of_row(&rows.into_iter().next().unwrap_or_default())
 }
 
 /// Starts the preparation of tables, in their order.

@@ -216,10 +216,7 @@ pub(crate) async fn wait_until_visible(client: &mut AnyClient, xids: &[u32]) -> 
 async fn sees(client: &mut AnyClient, xids: &[u32]) -> Result<bool, Error> {
     let query = format!("SELECT {}", visibility::COLUMNS);
     let rows = client.query(DOING, &query).await?;
-    let snapshot = rows
-        .first()
-        .and_then(|row| Visible::of_row(row))
-        .ok_or_else(|| Error::Protocol("a snapshot that cannot be read".to_owned()))?;
+    let snapshot = Visible::of_row(&rows.into_iter().next().unwrap_or_default())?;
     Ok(xids.iter().all(|xid| snapshot.sees(*xid)))
 }
 

@@ -1,6 +1,8 @@
 //! What a snapshot of the server sees, by the lower halves of transaction ids, which is all that the
 //! stream tells of them.
 
+use super::error::Error;
+
 /// The columns that [`Visible::parse`] reads.
 pub(crate) const COLUMNS: &str = "pg_current_snapshot(), pg_is_in_recovery()";
 
@@ -35,10 +37,13 @@ impl Visible {
         })
     }
 
-    /// Reads a row of [`COLUMNS`].
-    pub(crate) fn of_row(row: &[Option<String>]) -> Option<Self> {
-        let text = row.first()?.as_deref()?;
-        Self::parse(text, row.get(1)?.as_deref()? == "t")
+    /// Reads the columns [`COLUMNS`] at the beginning of a row.
+    pub(crate) fn of_row(row: &[Option<String>]) -> Result<Self, Error> {
+        let read = match row {
+            [Some(text), Some(on_standby), ..] => Self::parse(text, on_standby == "t"),
+            _ => None,
+        };
+        read.ok_or_else(|| Error::Protocol("a snapshot that cannot be read".to_owned()))
     }
 
     #[cfg(test)]
