@@ -91,8 +91,6 @@ struct Chunk {
     low: Option<Key>,
     high: High,
     state: ChunkState,
-    /// Whether it has been read before.
-    is_read_again: bool,
 }
 
 #[derive(Debug)]
@@ -290,7 +288,6 @@ impl Backfill {
                 low: Some(end.clone()),
                 high: std::mem::replace(&mut chunk.high, High::At(Some(end))),
                 state: ChunkState::Planned,
-                is_read_again: false,
             });
             chunk.state = ChunkState::Read(rows);
             if let Some(rest) = rest {
@@ -394,7 +391,6 @@ impl Backfill {
                     rows: active.sizer.rows(),
                 },
                 state: ChunkState::Planned,
-                is_read_again: false,
             });
             self.next_chunk += 1;
             active.chunks.len() - 1
@@ -408,7 +404,7 @@ impl Backfill {
             table: Arc::clone(&active.table),
             low: chunk.low.clone(),
             high: chunk.high.clone(),
-            is_read_again: chunk.is_read_again,
+            must_see: merge.must_see(chunk.id),
             bytes_max,
             expected: active.sizer.expected(),
             permit,
@@ -512,7 +508,6 @@ impl Chunk {
         self.id = *next_chunk;
         *next_chunk += 1;
         self.state = ChunkState::Planned;
-        self.is_read_again = true;
     }
 }
 

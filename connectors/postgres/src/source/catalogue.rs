@@ -110,22 +110,82 @@ pub(crate) fn is_as_seen(oid: u32) -> String {
     )
 }
 
+/// Returns an SQL condition that holds if a table is partitioned.
+pub(crate) fn is_partitioned(oid: u32) -> String {
+    format!("(SELECT relkind = 'p' FROM pg_catalog.pg_class WHERE oid = {oid})")
+}
+
+/// Returns a table in a FROM clause. Rows of inheriting tables belong to those, rows of partitions to the
+/// root that publishes them.
+pub(crate) fn from_clause(table: &TableId, is_partitioned: bool) -> String {
+    let only = if is_partitioned { "" } else { "ONLY " };
+    format!("{only}{}", sql::table(table))
+}
+
+/// Returns SQL conditions, one for each column: whether it may be read and still has its name, in a table
+/// that still has its own. Rows are read by names, and what has the name by now may be another column,
+/// which nobody granted. The functions look at the catalogue as it is now, not as the transaction's
+/// snapshot sees it. Asked under a lock of the table, it stays so but for the name of its schema, which is
+/// not locked: [`has_its_name`] asks for that when the rows are there.
+pub(crate) fn still_named(schema: &TableSchema) -> Vec<String> {
+    let (oid, id) = (schema.oid, &schema.id);
+    let still_named = |column: &Column| {
+        format!(
+            "CASE WHEN has_column_privilege({oid}::oid, {number}::int2, 'SELECT') \
+             THEN (pg_identify_object_as_address(1259, {oid}, {number})).object_names \
+             = ARRAY[{}, {}, {}] END",
+            sql::literal(&id.schema),
+            sql::literal(&id.table),
+            sql::literal(&column.name),
+            number = column.attnum,
+        )
+    };
+    schema.columns.iter().map(still_named).collect()
+}
+
+/// Returns an SQL condition that holds if a table's name leads to it now.
+pub(crate) fn has_its_name(schema: &TableSchema) -> String {
+    let name = sql::literal(&sql::table(&schema.id));
+    format!("coalesce(to_regclass({name})::oid = {}, false)", schema.oid)
+}
+
+/// The error of a table that is not the one that was to be read.
+pub(crate) fn is_another(table: &TableId) -> Error {
+    Error::Definite {
+        message: format!(
+            "table {table} changed while it was to be read: not all of its columns are those that they were, and readable"
+        ),
+        hint: None,
+    }
+}
+
 /// Locks a table for reading until the transaction ends, and makes sure that the transaction's snapshot
-/// finds its rows.
+/// finds its rows, and that its columns are those of the schema.
 pub(crate) async fn lock_as_seen<S: AsyncRead + AsyncWrite + Unpin + Send>(
     client: &mut Client<S>,
-    table: &TableId,
-    oid: u32,
+    schema: &TableSchema,
     from: &str,
 ) -> Result<(), Error> {
+    let table = &schema.id;
     let doing = format!("read rows of table {table}");
     // One by one: a connection for replication takes no two statements at once, at some servers.
     client
         .query(&doing, &format!("SELECT 1 FROM {from} LIMIT 0"))
         .await?;
-    let look = format!("SELECT {}", is_as_seen(oid));
+    // A table may have no column at all.
+    let mut named = still_named(schema);
+    named.push("true".to_owned());
+    let look = format!(
+        "SELECT coalesce({}, false), {}",
+        named.join(" AND "),
+        is_as_seen(schema.oid)
+    );
     let rows = client.query(&doing, &look).await?;
-    if Row(rows.into_iter().next().unwrap_or_default()).flag(0)? {
+    let row = Row(rows.into_iter().next().unwrap_or_default());
+    if !row.flag(0)? {
+        return Err(is_another(table));
+    }
+    if row.flag(1)? {
         Ok(())
     } else {
         Err(Error::transient(format!(
@@ -299,6 +359,11 @@ async fn fetch_indexes<S: AsyncRead + AsyncWrite + Unpin + Send>(
 }
 
 impl Table {
+    /// Returns the table in a FROM clause.
+    pub(crate) fn from_clause(&self) -> String {
+        from_clause(&self.id, self.kind == Kind::Partitioned)
+    }
+
     /// Returns the type of a column if we carry it.
     pub(crate) fn sql_type(&self, column: &CatalogueColumn) -> Option<SqlType> {
         self.types.sql_type(column.type_oid, column.type_modifier)

@@ -16,7 +16,7 @@ use hutong_schemas::envelope::{EventSource, Op, SnapshotMark};
 use hutong_schemas::position::Lsn;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::catalogue::{self, Kind, Row, Table};
+use super::catalogue::{self, Row, Table};
 use super::client;
 use super::connect::AnyClient;
 use super::error::Error;
@@ -56,8 +56,8 @@ pub(crate) struct Job {
     /// The key before the first row; `None` at the table's beginning.
     pub(crate) low: Option<Key>,
     pub(crate) high: High,
-    /// Whether it has been read before: mostly too early, and something has to happen at the server first.
-    pub(crate) is_read_again: bool,
+    /// Transactions that its snapshot must see.
+    pub(crate) must_see: Vec<u32>,
     /// Bytes of records after which the chunk ends early.
     pub(crate) bytes_max: usize,
     /// Rows and bytes that it will have, as far as is known.
@@ -97,7 +97,7 @@ impl Readable {
         Self {
             oid: table.oid,
             key: key.collect(),
-            from: from_clause(table),
+            from: table.from_clause(),
             plan,
         }
     }
@@ -153,15 +153,6 @@ impl Readable {
     }
 }
 
-/// Rows of inheriting tables belong to those, rows of partitions to the root that publishes them.
-pub(crate) fn from_clause(table: &Table) -> String {
-    let only = match table.kind {
-        Kind::Ordinary | Kind::Unlogged => "ONLY ",
-        Kind::Partitioned => "",
-    };
-    format!("{only}{}", sql::table(&table.id))
-}
-
 /// Encodes rows as they come.
 #[derive(Default)]
 pub(crate) struct RowEncoder {
@@ -213,8 +204,8 @@ pub(crate) fn source_of_rows(lsn: Lsn) -> EventSource {
     }
 }
 
-/// Reads a chunk. Where its end had to be found, the job names it afterwards, and `found` is told at
-/// once: the next chunk can then be read beside this one.
+/// Reads a chunk, unless its snapshot would not see what it must. Where its end had to be found, the job
+/// names it afterwards, and `found` is told at once: the next chunk can then be read beside this one.
 ///
 /// # Cancel safety
 ///
@@ -223,8 +214,8 @@ pub(crate) async fn read(
     client: &mut AnyClient,
     job: &mut Job,
     host: &dyn SourceHost,
-    found: impl AsyncFnOnce(Option<Key>),
-) -> Result<(Rows, ReadAt), Error> {
+    found: impl FnOnce(Option<Key>),
+) -> Result<Option<(Rows, ReadAt)>, Error> {
     let table = Arc::clone(&job.table);
     let doing = format!("read rows of table {}", table.plan.schema.id);
     let query = format!(
@@ -235,8 +226,12 @@ pub(crate) async fn read(
     let row = rows.into_iter().next().unwrap_or_default();
     let snapshot = Visible::of_row(&row)?;
     let lsn = Row(row).parse(2)?;
+    if !job.must_see.iter().all(|xid| snapshot.sees(*xid)) {
+        client.query(&doing, "ROLLBACK").await?;
+        return Ok(None);
+    }
     host.reached("source-chunk-snapshot").await;
-    catalogue::lock_as_seen(client, &table.plan.schema.id, table.oid, &table.from).await?;
+    catalogue::lock_as_seen(client, &table.plan.schema, &table.from).await?;
     let low = job.low.clone();
     let high = match &job.high {
         High::At(high) => high.clone(),
@@ -245,7 +240,7 @@ pub(crate) async fn read(
             let bound = client.query(&doing, &query).await?.into_iter().next();
             let bound = bound.map(|row| row.into_iter().map(Option::unwrap_or_default).collect());
             job.high = High::At(bound.clone());
-            found(bound.clone()).await;
+            found(bound.clone());
             bound
         }
     };
@@ -270,50 +265,29 @@ pub(crate) async fn read(
         seen,
         after,
     };
-    Ok((rows, at))
+    Ok(Some((rows, at)))
 }
 
 /// Ends the transaction, and returns what is visible after that and the end of the log then. It is
 /// committed, not rolled back: what reading wrote to the log (pruned pages) is then flushed soon, and an
 /// idle server's stream passes it.
-///
-/// Rows are read by names, and a column is its number: one whose name was given to another column is
-/// not ours to read. That is looked at after the read, with a snapshot of now: numbers never come back, so
-/// what has the names now had them during the read.
 async fn end(
     client: &mut AnyClient,
     doing: &str,
     table: &Readable,
 ) -> Result<(Visible, Lsn), Error> {
     let schema = &table.plan.schema;
-    let columns: Vec<_> = schema
-        .columns
-        .iter()
-        .map(|column| format!("({}, {})", sql::literal(&column.name), column.attnum))
-        .collect();
     let query = format!(
-        "COMMIT; SELECT {}, {END_OF_LOG}, current_setting('wal_block_size'), \
-         count(*) = {} AND coalesce(to_regclass({})::oid = {oid}, false) \
-         FROM pg_catalog.pg_attribute WHERE attrelid = {oid} AND NOT attisdropped \
-         AND (attname::text, attnum::int) IN ({})",
+        "COMMIT; SELECT {}, {END_OF_LOG}, current_setting('wal_block_size'), {}",
         visibility::COLUMNS,
-        columns.len(),
-        sql::literal(&sql::table(&schema.id)),
-        columns.join(", "),
-        oid = table.oid,
+        catalogue::has_its_name(schema)
     );
     let rows = client.query(doing, &query).await?;
     let row = rows.into_iter().next().unwrap_or_default();
     let seen = Visible::of_row(&row)?;
     let row = Row(row);
     if !row.flag(4)? {
-        return Err(Error::Definite {
-            message: format!(
-                "table {} changed while it was read: not all of its columns are those that they were",
-                schema.id
-            ),
-            hint: None,
-        });
+        return Err(catalogue::is_another(&schema.id));
     }
     Ok((seen, before_page_header(row.parse(2)?, row.parse(3)?)))
 }

@@ -15,7 +15,7 @@ use hutong_schemas::position::Lsn;
 use super::beside::report_of_table;
 use super::catalogue::{self, Row, Table};
 use super::changes::Closed;
-use super::chunk::{RowEncoder, from_clause, source_of_rows};
+use super::chunk::{RowEncoder, source_of_rows};
 use super::connect::AnyClient;
 use super::delivery::{Delivery, Flow};
 use super::error::Error;
@@ -95,8 +95,8 @@ impl Reading<'_> {
         }
         self.delivery.show();
         host.reached("source-keyless-snapshot").await;
-        let locked = from_clause(table);
-        catalogue::lock_as_seen(&mut self.client, &table.id, table.oid, &locked).await?;
+        let from_clause = table.from_clause();
+        catalogue::lock_as_seen(&mut self.client, &plan.schema, &from_clause).await?;
         let mut encoder = RowEncoder::default();
         let source = source_of_rows(from);
         if plan.topic_existed {
@@ -104,9 +104,8 @@ impl Reading<'_> {
         }
         self.client
             .start_rows(&format!(
-                "SELECT {} FROM {}",
+                "SELECT {} FROM {from_clause}",
                 catalogue::column_list(&plan.schema),
-                from_clause(table)
             ))
             .await?;
         let mut rows = 0;
@@ -123,6 +122,11 @@ impl Reading<'_> {
                     return Ok(Flow::Stop);
                 }
             }
+        }
+        let has_its_name = format!("SELECT {}", catalogue::has_its_name(&plan.schema));
+        let answer = self.client.query(&doing, &has_its_name).await?;
+        if !Row(answer.into_iter().next().unwrap_or_default()).flag(0)? {
+            return Err(catalogue::is_another(&table.id));
         }
         if let Some(state) = self.tables.change(table.oid) {
             state.announced = true;

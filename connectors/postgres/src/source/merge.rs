@@ -29,8 +29,9 @@
 //! - A transaction that S does not see and that was streamed after the chunk was *opened* (which is
 //!   before the read) has its keys noted, and they are taken out: its events are newer than the rows.
 //! - One that S does not see and that began to be streamed before the chunk was opened has left no
-//!   such note. Then the chunk is read again, with the notes that it has: only those few transactions
-//!   must become visible for it to leave, however many come after them.
+//!   such note. The reader is told which these are ([`Merge::must_see`]) and reads when it sees them:
+//!   only those few must become visible, however many come after them. Rows of one that read too early are
+//!   read again.
 //! - One that is streamed later than the chunk is emitted stands behind it, where it belongs.
 //!
 //! What an earlier run streamed left no note either. Whoever uses this first waits until every
@@ -38,9 +39,9 @@
 //!
 //! # Memory
 //!
-//! Noted keys are bounded per chunk; beyond the bound the chunk is spoiled, opened and read again, by which
-//! time the transaction that touched so much is visible and needs no notes. Of streamed transactions
-//! only those are remembered that no snapshot has seen yet.
+//! Noted keys are bounded per chunk; beyond the bound the chunk is spoiled, opened and read again. What the
+//! spoiled read saw needs no notes then, so one large transaction spoils a chunk once. Of streamed
+//! transactions only those are remembered that no snapshot has seen yet.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -70,7 +71,7 @@ pub(crate) enum Verdict {
 }
 
 /// What is known of the stream and of the chunks that are open.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Merge {
     /// Transactions of which something was streamed and that no chunk's snapshot has seen yet.
     streamed: HashMap<u32, Streamed>,
@@ -79,6 +80,19 @@ pub(crate) struct Merge {
     windows: BTreeMap<ChunkId, Window>,
     /// The newest snapshot known to see nothing but what was streamed, and the place that showed it.
     settled: Option<(Lsn, Visible)>,
+    noted_bytes_max: usize,
+}
+
+impl Default for Merge {
+    fn default() -> Self {
+        Self {
+            streamed: HashMap::new(),
+            count: 0,
+            windows: BTreeMap::new(),
+            settled: None,
+            noted_bytes_max: NOTED_BYTES_MAX,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -93,7 +107,8 @@ struct Window {
     /// Transactions streamed, in whole or in part, when it was opened.
     opened: u64,
     read: Option<ReadAt>,
-    /// What it was read in, if only too early.
+    /// What it was read in last: too early, or with too many notes, if it is to be read again. What that
+    /// saw, the next read sees.
     snapshot: Option<Visible>,
     /// Before the read: keys by transaction. After it: those not seen.
     touched: HashMap<u32, Touched>,
@@ -145,15 +160,18 @@ impl Merge {
 
     /// Opens a chunk of a table, if it is not open; its snapshot must be taken after this.
     pub(crate) fn open(&mut self, chunk: ChunkId, table: u32) {
-        let known = self.windows.get(&chunk);
-        if known.is_some_and(|window| !window.is_spoiled) {
-            return;
-        }
+        let snapshot = match self.windows.remove(&chunk) {
+            Some(window) if !window.is_spoiled => {
+                self.windows.insert(chunk, window);
+                return;
+            }
+            spoiled => spoiled.and_then(|window| window.snapshot),
+        };
         let window = Window {
             table,
             opened: self.count,
             read: None,
-            snapshot: None,
+            snapshot,
             touched: HashMap::new(),
             bytes: 0,
             is_spoiled: false,
@@ -162,11 +180,24 @@ impl Merge {
         self.windows.insert(chunk, window);
     }
 
+    /// Returns the transactions that a chunk's snapshot must see: those that began to be streamed before
+    /// it was opened, and that may not be visible yet.
+    pub(crate) fn must_see(&self, chunk: ChunkId) -> Vec<u32> {
+        let Some(window) = self.windows.get(&chunk) else {
+            return Vec::new();
+        };
+        let seen = |xid: u32| window.snapshot.as_ref().is_some_and(|seen| seen.sees(xid));
+        let earlier = |streamed: &Streamed| streamed.number <= window.opened && !streamed.seen;
+        self.streamed
+            .iter()
+            .filter(|(xid, streamed)| earlier(streamed) && !seen(**xid))
+            .map(|(xid, _)| *xid)
+            .collect()
+    }
+
     /// A chunk is to be read again, under another id. It stays open, unless its notes are lost.
     pub(crate) fn again(&mut self, chunk: ChunkId, new: ChunkId) {
-        if let Some(window) = self.windows.remove(&chunk)
-            && !window.is_spoiled
-        {
+        if let Some(window) = self.windows.remove(&chunk) {
             let window = Window {
                 read: None,
                 is_early: false,
@@ -220,7 +251,7 @@ impl Merge {
                 window.bytes += TOUCHED_BYTES;
             }
             window.bytes += note(window.touched.entry(xid).or_default());
-            if window.bytes > NOTED_BYTES_MAX {
+            if window.bytes > self.noted_bytes_max {
                 window.is_spoiled = true;
                 window.touched = HashMap::new();
             }

@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
 use super::catalogue::{self, Table};
-use super::chunk::{self, Job, Key, Readable, Rows};
+use super::chunk::{self, High, Job, Key, Readable, Rows};
 use super::error::Error;
 use super::merge::{ChunkId, ReadAt};
 use super::side::Side;
@@ -30,6 +30,8 @@ const REGISTERED_AT_ONCE: usize = 16;
 const ANNOUNCED_AT_ONCE: usize = 100;
 /// Pause between looks at the transactions that run.
 const LOOK: Duration = Duration::from_millis(100);
+/// The first pause where what runs has committed, and mostly becomes visible at once.
+const LOOK_FIRST: Duration = Duration::from_millis(2);
 /// First and longest pause before a piece of work is done again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
@@ -107,16 +109,21 @@ async fn read(
     reports: &mpsc::Sender<Report>,
 ) -> Report {
     let chunk = job.chunk;
+    // Before the table is locked: nobody shall wait for it while we wait for the stream.
+    let mut slot = match job.high {
+        High::Find { .. } => reports.reserve().await.ok(),
+        High::At(_) => None,
+    };
     let mut pause = PAUSE.0;
-    if job.is_read_again {
-        tokio::time::sleep(LOOK).await;
-    }
+    let mut look = LOOK_FIRST;
     loop {
         let outcome = match side.client().await {
             Ok(client) => {
-                let found = async |high| {
-                    // Nobody listens any more when the source ends.
-                    let _ = reports.send(Report::Found { chunk, high }).await;
+                let found = |high| {
+                    // There is none if nobody listens any more, as the source ends.
+                    if let Some(slot) = slot.take() {
+                        slot.send(Report::Found { chunk, high });
+                    }
                 };
                 host.reached("source-chunk-open").await;
                 chunk::read(client, &mut job, host, found).await
@@ -124,7 +131,13 @@ async fn read(
             Err(error) => Err(error),
         };
         let error = match outcome {
-            Ok((rows, at)) => return Report::Read { chunk, rows, at },
+            Ok(Some((rows, at))) => return Report::Read { chunk, rows, at },
+            // What was streamed is not visible yet.
+            Ok(None) => {
+                tokio::time::sleep(look).await;
+                look = (look * 2).min(LOOK);
+                continue;
+            }
             Err(error) => error,
         };
         side.discard();

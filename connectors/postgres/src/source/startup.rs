@@ -197,6 +197,7 @@ struct Role {
     name: String,
     wal_level: String,
     max_slot_wal_keep_size: String,
+    synchronous_standby_names: String,
     may_replicate: bool,
     may_create_in_database: bool,
 }
@@ -209,6 +210,7 @@ async fn fetch_role<S: AsyncRead + AsyncWrite + Unpin + Send>(
             "read the server's settings",
             "SELECT current_user, current_setting('wal_level'), \
              current_setting('max_slot_wal_keep_size'), \
+             CASE WHEN pg_is_in_recovery() THEN '' ELSE current_setting('synchronous_standby_names') END, \
              (SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user), \
              has_database_privilege(current_database(), 'CREATE')",
         )
@@ -218,8 +220,9 @@ async fn fetch_role<S: AsyncRead + AsyncWrite + Unpin + Send>(
         name: row.text(0)?.to_owned(),
         wal_level: row.text(1)?.to_owned(),
         max_slot_wal_keep_size: row.text(2)?.to_owned(),
-        may_replicate: row.flag(3)?,
-        may_create_in_database: row.flag(4)?,
+        synchronous_standby_names: row.text(3)?.to_owned(),
+        may_replicate: row.flag(4)?,
+        may_create_in_database: row.flag(5)?,
     })
 }
 
@@ -248,6 +251,22 @@ fn check_server(version: u32, role: &Role, config: &Config, faults: &mut Vec<Fau
             ),
         });
     }
+    if waits_for_us(&role.synchronous_standby_names) {
+        faults.push(Fault {
+            property: "database.hostname",
+            // What manages a cluster may set it for a while.
+            error: Error::Transient {
+                message: format!(
+                    "synchronous_standby_names is '{}', which makes this connector a standby that commits wait for",
+                    role.synchronous_standby_names
+                ),
+                hint: Some(
+                    "name the standbys alone: ALTER SYSTEM SET synchronous_standby_names = '…'; SELECT pg_reload_conf();"
+                        .to_owned(),
+                ),
+            },
+        });
+    }
     if !role.may_replicate {
         faults.push(Fault {
             property: "database.user",
@@ -260,6 +279,18 @@ fn check_server(version: u32, role: &Role, config: &Config, faults: &mut Vec<Fau
             ),
         });
     }
+}
+
+/// Returns whether commits wait for who receives the log under our name: PostgreSQL makes no difference
+/// between a standby and a receiver of logical changes. The syntax is `FIRST 1 (a, "b")`, `ANY 1 (*)`, or a
+/// list of names, which are compared without regard to case.
+fn waits_for_us(synchronous_standby_names: &str) -> bool {
+    let is_between = |c: char| c == ',' || c == '(' || c == ')' || c.is_whitespace();
+    let mut names = synchronous_standby_names.split(is_between);
+    names.any(|name| {
+        let name = name.trim_matches('"');
+        name == "*" || name.eq_ignore_ascii_case(slot::APPLICATION_NAME)
+    })
 }
 
 /// Returns the tables to capture.
@@ -330,4 +361,19 @@ fn check_rights(table: &Table, config: &Config) -> Result<(), Error> {
             sql::readable_table(&table.id)
         ),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::waits_for_us;
+
+    #[test]
+    fn commits_wait_for_us_where_all_names_or_ours_are_given() {
+        for names in ["*", "FIRST 1 (a,*)", "ANY 2 (a, \"Hutong\")", "hutong, a"] {
+            assert!(waits_for_us(names), "{names}");
+        }
+        for names in ["", "a", "ANY 1 (a, b)", "hutong_standby", "\"a*\""] {
+            assert!(!waits_for_us(names), "{names}");
+        }
+    }
 }

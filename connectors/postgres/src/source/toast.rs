@@ -43,6 +43,8 @@ use super::writer::{Waiting, Writer};
 /// Rows asked for by one query.
 const ROWS_MAX: usize = 500;
 const DOING: &str = "read rows again";
+const SAVEPOINT: &str = "SAVEPOINT before_reading";
+const UNLOCK: &str = "ROLLBACK TO SAVEPOINT before_reading";
 
 /// How long a transaction may take from its commit record to being visible.
 const VISIBLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -94,6 +96,7 @@ async fn resolve_first(
     host: &dyn SourceHost,
 ) -> Result<usize, Error> {
     begin_seeing(client, waiting).await?;
+    client.query(DOING, SAVEPOINT).await?;
     host.reached("source-reread-snapshot").await;
     let mut resolved = 0;
     let mut bytes = 0;
@@ -104,7 +107,7 @@ async fn resolve_first(
             .take(ROWS_MAX)
             .take_while(|event| Arc::ptr_eq(&event.plan, plan))
             .collect();
-        let Some(there) = lock_columns(client, plan).await? else {
+        let Some(there) = lock(client, plan).await? else {
             // What is left is read in the next snapshot.
             break;
         };
@@ -119,6 +122,14 @@ async fn resolve_first(
         }
         let fits = count == events.len();
         resolve_some(client, writer, plan, &there, &events[..count], unfit).await?;
+        if !there.is_nothing()
+            && ask(client, &catalogue::has_its_name(&plan.schema)).await? != [true]
+        {
+            let table = &plan.schema.id;
+            return Err(Error::transient(format!(
+                "table {table} got another name while rows of it were read again"
+            )));
+        }
         resolved += count;
         if !fits {
             break;
@@ -128,61 +139,77 @@ async fn resolve_first(
     Ok(resolved)
 }
 
-/// Locks a table against other columns until the transaction ends, and returns which of the plan's
-/// columns it still has under their names; none, if it lost its own name or a key column. `None` where the
-/// snapshot may not find its rows, as they were written anew since.
-async fn lock_columns(
-    client: &mut AnyClient,
-    plan: &TablePlan,
-) -> Result<Option<Vec<bool>>, Error> {
+/// What is there of a table whose rows are to be read.
+struct There {
+    /// The table in a FROM clause.
+    from: String,
+    /// Which of the plan's columns it still has under their names; none, if it lost its own name or a key
+    /// column.
+    columns: Vec<bool>,
+}
+
+impl There {
+    fn is_nothing(&self) -> bool {
+        !self.columns.contains(&true)
+    }
+}
+
+/// Locks a table against other columns, in place of the one before it, and returns what is there of it.
+/// `None` where the snapshot may not find its rows, as they were written anew since.
+///
+/// One table at a time: who waits for the lock of a second one while he has the first can be part of a
+/// circle, in which the server may choose the other one to fail.
+async fn lock(client: &mut AnyClient, plan: &TablePlan) -> Result<Option<There>, Error> {
     let schema = &plan.schema;
-    let gone = || vec![false; schema.columns.len()];
-    client.query(DOING, "SAVEPOINT before_reading").await?;
-    let lock = format!(
-        "SELECT {} FROM {} LIMIT 0",
-        key_columns(plan),
-        sql::table(&schema.id)
-    );
+    let nothing = There {
+        from: sql::table(&schema.id),
+        columns: vec![false; schema.columns.len()],
+    };
+    let key = key_columns(plan);
+    // The table alone: those that inherit from it are not read.
+    let lock = format!("{UNLOCK}; SELECT {key} FROM ONLY {} LIMIT 0", nothing.from);
     match client.query(DOING, &lock).await {
         Ok(_) => {}
         // Undefined table, undefined column, undefined schema: they are gone.
         Err(error) if matches!(error.sqlstate(), Some("42P01" | "42703" | "3F000")) => {
-            client
-                .query(DOING, "ROLLBACK TO SAVEPOINT before_reading")
-                .await?;
-            return Ok(Some(gone()));
+            client.query(DOING, UNLOCK).await?;
+            return Ok(Some(nothing));
         }
         Err(error) => return Err(error),
     }
-    // These functions look at the catalogue as it is now, not as the transaction's snapshot sees it.
-    let names = schema.columns.iter().map(|column| {
-        let (oid, number) = (schema.oid, column.attnum);
-        format!(
-            "CASE WHEN has_column_privilege({oid}::oid, {number}::int2, 'SELECT') \
-                 THEN (pg_identify_object_as_address(1259, {oid}, {number})).object_names \
-                 = ARRAY[{}, {}, {}] END",
-            sql::literal(&schema.id.schema),
-            sql::literal(&schema.id.table),
-            sql::literal(&column.name)
-        )
-    });
-    let looks: Vec<String> = names.chain([catalogue::is_as_seen(schema.oid)]).collect();
-    let rows = client
-        .query(DOING, &format!("SELECT {}", looks.join(", ")))
-        .await?;
-    let mut row = rows
-        .into_iter()
-        .next()
-        .ok_or_else(|| Error::Protocol("no answer to a look at columns".to_owned()))?;
-    if row.pop().flatten().as_deref() != Some("t") {
+    let mut looks = catalogue::still_named(schema);
+    looks.push(catalogue::is_partitioned(schema.oid));
+    looks.push(catalogue::is_as_seen(schema.oid));
+    let mut row = ask(client, &looks.join(", ")).await?;
+    let mut is_as_seen = row.pop() == Some(true);
+    let is_partitioned = row.pop() == Some(true);
+    if is_partitioned {
+        let lock = format!("SELECT {key} FROM {} LIMIT 0", nothing.from);
+        client.query(DOING, &lock).await?;
+        let row = ask(client, &catalogue::is_as_seen(schema.oid)).await?;
+        is_as_seen = row == [true];
+    }
+    if !is_as_seen {
         return Ok(None);
     }
-    let there: Vec<bool> = row.iter().map(|is| is.as_deref() == Some("t")).collect();
     let has_key = schema
         .key
         .iter()
-        .all(|index| there.get(*index) == Some(&true));
-    Ok(Some(if has_key { there } else { gone() }))
+        .all(|index| row.get(*index) == Some(&true));
+    Ok(Some(match has_key {
+        true => There {
+            from: catalogue::from_clause(&schema.id, is_partitioned),
+            columns: row,
+        },
+        false => nothing,
+    }))
+}
+
+/// Returns which of some SQL conditions hold.
+async fn ask(client: &mut AnyClient, conditions: &str) -> Result<Vec<bool>, Error> {
+    let rows = client.query(DOING, &format!("SELECT {conditions}")).await?;
+    let row = rows.into_iter().next().unwrap_or_default();
+    Ok(row.iter().map(|is| is.as_deref() == Some("t")).collect())
 }
 
 /// Begins a transaction whose snapshot sees the transactions of all events.
@@ -235,14 +262,14 @@ async fn sizes(
     client: &mut AnyClient,
     writer: &Writer,
     plan: &TablePlan,
-    there: &[bool],
+    there: &There,
     events: &[&Waiting],
 ) -> Result<Vec<usize>, Error> {
     let mut sizes: Vec<usize> = events.iter().map(|event| event.tuple.len()).collect();
-    if !there.contains(&true) {
+    if there.is_nothing() {
         return Ok(sizes);
     }
-    let columns = plan.schema.columns.iter().zip(there);
+    let columns = plan.schema.columns.iter().zip(&there.columns);
     let lengths: Vec<String> = columns
         .filter(|(_, there)| **there)
         .map(|(column, _)| {
@@ -254,7 +281,7 @@ async fn sizes(
             }
         })
         .collect();
-    let query = query(plan, writer, events, &lengths.join(" + "))?;
+    let query = query(plan, writer, events, &lengths.join(" + "), &there.from)?;
     for row in client.query(DOING, &query).await? {
         let number = |index: usize| -> Option<usize> { row.get(index)?.as_deref()?.parse().ok() };
         let (Some(index), Some(bytes)) = (number(0), number(1)) else {
@@ -271,24 +298,24 @@ async fn resolve_some(
     client: &mut AnyClient,
     writer: &mut Writer,
     plan: &TablePlan,
-    there: &[bool],
+    there: &There,
     events: &[&Waiting],
     unfit: &mut Vec<Unfit>,
 ) -> Result<(), Error> {
     let mut found = vec![false; events.len()];
-    if there.contains(&true) {
+    if !there.is_nothing() {
         let columns: Vec<String> = plan
             .schema
             .columns
             .iter()
-            .zip(there)
+            .zip(&there.columns)
             .map(|(column, there)| match there {
                 true => format!("t.{}", sql::identifier(&column.name)),
                 false => "NULL".to_owned(),
             })
             .collect();
         let doing = format!("read rows of table {} again", plan.schema.id);
-        let query = query(plan, writer, events, &columns.join(", "))?;
+        let query = query(plan, writer, events, &columns.join(", "), &there.from)?;
         client.start_rows(&query).await?;
         while let Some(row) = client.next_row(&doing).await? {
             let fields = client::fields(row)?.collect::<Result<Vec<_>, _>>()?;
@@ -299,7 +326,7 @@ async fn resolve_some(
                 .and_then(|text| std::str::from_utf8(text).ok()?.parse().ok())
                 .ok_or_else(|| Error::Protocol("a row without its number".to_owned()))?;
             if let (Some(event), Some(found)) = (events.get(number), found.get_mut(number)) {
-                match writer.resolve(event, values, there) {
+                match writer.resolve(event, values, &there.columns) {
                     Ok(taken) => *found = taken,
                     Err(error) if error.class() == Class::Definite => unfit.push(Unfit {
                         oid: plan.schema.oid,
@@ -318,12 +345,13 @@ async fn resolve_some(
     Ok(())
 }
 
-/// Asks for the rows of events: the number of the event, then `columns` of the row `t`.
+/// Asks for the rows of events: the number of the event, then `columns` of the row `t` of `from`.
 fn query(
     plan: &TablePlan,
     writer: &Writer,
     events: &[&Waiting],
     columns: &str,
+    from: &str,
 ) -> Result<String, Error> {
     let mut values = Vec::with_capacity(events.len());
     for (number, event) in events.iter().enumerate() {
@@ -354,10 +382,9 @@ fn query(
         })
         .collect();
     Ok(format!(
-        "SELECT k.number, {columns} FROM (VALUES {}) AS k (number, {}) JOIN {} t ON {}",
+        "SELECT k.number, {columns} FROM (VALUES {}) AS k (number, {}) JOIN {from} t ON {}",
         values.join(", "),
         names.join(", "),
-        sql::table(&plan.schema.id),
         conditions.join(" AND "),
     ))
 }

@@ -2,6 +2,7 @@
 //! each order of events is the one that is meant, and what leaves is exactly known.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use hutong_connectors_core::source::TableState;
 use hutong_local::postgres::{Options, Postgres};
@@ -9,7 +10,7 @@ use hutong_local::testkit::OwnServers;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
-use super::harness::{Database, Platform, Running, explain, until, until_events};
+use super::harness::{Database, PATIENCE, Platform, Running, explain, until, until_events};
 use super::snapshot::never_goes_back;
 
 /// Two transactions that began before a table was published and go on after it. Both write before and
@@ -126,7 +127,24 @@ async fn transactions_that_straddle_the_publication_of_a_table_commit_in_any_ord
     }
 }
 
-/// To a snapshot that is older, a table that was written anew is empty.
+/// Waits until somebody waits for a lock of a table.
+async fn until_waited_for(database: &Database, table: &str) {
+    let waits = format!(
+        "SELECT (count(*) > 0)::text FROM pg_locks \
+         WHERE NOT granted AND relation = '{table}'::regclass \
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    );
+    let waited = async {
+        while database.text(&waits).await != "true" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, waited).await;
+    waited.unwrap_or_else(|_| panic!("nobody waits for {table}"));
+}
+
+/// To a snapshot that is older, a table that was written anew is empty: both when that was done before the
+/// reader asks for its lock, and when the reader waits for the end of it.
 #[tokio::test]
 async fn a_table_that_is_written_anew_behind_a_readers_snapshot_is_read_whole() {
     let reads = |platform: &Platform, topic: &str| {
@@ -134,37 +152,98 @@ async fn a_table_that_is_written_anew_behind_a_readers_snapshot_is_read_whole() 
         let of_topic = events.iter().filter(|event| event.topic == topic);
         of_topic.filter(|event| event.op == "r").count()
     };
+    let keyed = "CREATE TABLE t (id int PRIMARY KEY, v text)";
+    let keyless = "CREATE TABLE k (id int, v text); ALTER TABLE k REPLICA IDENTITY FULL";
+    let partitioned = "CREATE TABLE p (id int PRIMARY KEY, v text) PARTITION BY RANGE (id); \
+         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (1) TO (4); \
+         CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (4) TO (9); \
+         CREATE PUBLICATION hutong_test FOR TABLE p WITH (publish_via_partition_root = true)";
     let cases = [
-        ("t", "PRIMARY KEY", "source-chunk-snapshot"),
-        ("k", "", "source-keyless-snapshot"),
+        ("t", keyed, "source-chunk-snapshot"),
+        ("p", partitioned, "source-chunk-snapshot"),
+        ("k", keyless, "source-keyless-snapshot"),
     ];
-    for (table, key, place) in cases {
-        let database = Database::create(&format!(
-            "CREATE TABLE {table} (id int {key}, v text); \
-             ALTER TABLE {table} REPLICA IDENTITY FULL; \
-             INSERT INTO {table} SELECT g, 'x' FROM generate_series(1, 7) g"
-        ))
-        .await;
-        let platform = Platform::default();
-        let captured = format!("public.{table}");
-        let properties = [("table.include.list", captured.as_str())];
-        let mut reader = platform.hold(place);
-        let mut running = Running::start(&database, &platform, &properties).await;
-        reader.reached().await;
-        let anew = "ADD COLUMN twice int GENERATED ALWAYS AS (id * 2) STORED";
-        database
-            .execute(&format!("ALTER TABLE {table} {anew}"))
+    for (table, create, place) in cases {
+        for reader_waits in [false, true] {
+            let database = Database::create(&format!(
+                "{create}; INSERT INTO {table} SELECT g, 'x' FROM generate_series(1, 7) g"
+            ))
             .await;
-        reader.release();
-        if table == "k" {
-            // It is read before anything else, so the source begins again.
-            let error = running.end().await.unwrap_err();
-            assert!(explain(&error).contains("written anew"), "{error}");
-            running = Running::start(&database, &platform, &properties).await;
+            let platform = Platform::default();
+            let captured = format!("public.{table}");
+            let properties = [("table.include.list", captured.as_str())];
+            let mut reader = platform.hold(place);
+            let mut running = Running::start(&database, &platform, &properties).await;
+            reader.reached().await;
+            let session = database.session().await;
+            let anew = "ADD COLUMN twice int GENERATED ALWAYS AS (id * 2) STORED";
+            let alter = format!("BEGIN; ALTER TABLE {table} {anew}");
+            session.batch_execute(&alter).await.unwrap();
+            if reader_waits {
+                reader.release();
+                until_waited_for(&database, table).await;
+                session.batch_execute("COMMIT").await.unwrap();
+            } else {
+                session.batch_execute("COMMIT").await.unwrap();
+                reader.release();
+            }
+            if table == "k" {
+                // It is read before anything else, so the source begins again.
+                let error = running.end().await.unwrap_err();
+                assert!(explain(&error).contains("written anew"), "{error}");
+                running = Running::start(&database, &platform, &properties).await;
+            }
+            platform.until_read(&captured).await;
+            running.stop().await.unwrap();
+            let topic = format!("p.public.{table}");
+            assert_eq!(reads(&platform, &topic), 7, "{table}, {reader_waits}");
         }
-        platform.until_read(&captured).await;
-        running.stop().await.unwrap();
-        assert_eq!(reads(&platform, &format!("p.public.{table}")), 7);
+    }
+}
+
+/// A reader asks by names, and another table or another column has the name by then, whose values nobody
+/// granted.
+#[tokio::test]
+async fn neither_another_table_nor_another_column_is_read_in_place_of_the_one_that_had_the_name() {
+    let cases = [
+        ("PRIMARY KEY", "source-chunk-snapshot"),
+        ("", "source-keyless-snapshot"),
+    ];
+    let changes = [
+        "ALTER TABLE t RENAME TO t_old; ALTER TABLE t_new RENAME TO t",
+        "ALTER TABLE t DROP COLUMN v; ALTER TABLE t RENAME COLUMN secret TO v",
+        "DROP TABLE t; ALTER TABLE t_new RENAME TO t",
+        "ALTER SCHEMA public RENAME TO old; ALTER SCHEMA other RENAME TO public",
+    ];
+    for (key, place) in cases {
+        for change in changes {
+            let rows = "SELECT g, 'x', 'secret' FROM generate_series(1, 7) g";
+            let database = Database::create(&format!(
+                "CREATE TABLE t (id int {key}, v text, secret text); ALTER TABLE t REPLICA IDENTITY FULL; \
+                 INSERT INTO t {rows}; CREATE TABLE t_new (LIKE t INCLUDING ALL); \
+                 INSERT INTO t_new SELECT g, 'secret', 'secret' FROM generate_series(1, 7) g; \
+                 CREATE SCHEMA other; CREATE TABLE other.t AS SELECT * FROM t_new"
+            ))
+            .await;
+            let platform = Platform::default();
+            let mut reader = platform.hold(place);
+            let properties = [
+                ("table.include.list", "public\\.t"),
+                ("column.exclude.list", "public\\.t\\.secret"),
+            ];
+            let running = Running::start(&database, &platform, &properties).await;
+            reader.reached().await;
+            let session = database.session().await;
+            session
+                .batch_execute(&format!("BEGIN; {change}; COMMIT"))
+                .await
+                .unwrap();
+            reader.release();
+            let error = platform.until_failed("public.t").await;
+            assert!(error.contains("changed while it was to be read"), "{error}");
+            running.stop().await.unwrap();
+            assert_eq!(platform.short(), [""; 0], "{key}, {change}");
+        }
     }
 }
 
@@ -394,6 +473,77 @@ async fn a_row_is_not_read_again_before_its_own_commit_can_be_seen() {
 /// A value that is stored out of line, without compression.
 const BIG: &str = "(SELECT string_agg(md5(g::text), '') FROM generate_series(1, 200) g)";
 const TOASTED: &str = "CREATE TABLE t (id int PRIMARY KEY, a int, big text); ALTER TABLE t ALTER big SET STORAGE EXTERNAL;";
+
+/// The snapshot in which the row is to be read finds the table empty; the next one does not.
+#[tokio::test]
+async fn a_row_is_read_again_though_its_table_was_written_anew_behind_the_snapshot() {
+    let database = Database::create(&format!("{TOASTED} INSERT INTO t VALUES (1, 0, {BIG})")).await;
+    let big = database.text("SELECT big FROM t").await;
+    let platform = Platform::default();
+    let running = Running::start(&database, &platform, &[]).await;
+    platform.until_streaming().await;
+    let mut seen = platform.hold("source-reread-snapshot");
+    database.execute("UPDATE t SET a = 1").await;
+    seen.reached().await;
+    database
+        .execute("ALTER TABLE t ADD COLUMN twice int GENERATED ALWAYS AS (id * 2) STORED")
+        .await;
+    seen.release();
+    until_events(&platform, 2).await;
+    running.stop().await.unwrap();
+    assert_eq!(platform.short()[1..], [format!("u 1,1,{big}")]);
+}
+
+/// Whoever waits for a second table while he has the first can be part of a circle, and the department's
+/// statement be the one that the server ends.
+#[tokio::test]
+async fn rows_of_several_tables_are_read_again_under_one_lock_at_a_time() {
+    let database = Database::create(&format!(
+        "{TOASTED} CREATE TABLE u (LIKE t INCLUDING ALL); \
+         INSERT INTO t VALUES (1, 0, {BIG}); INSERT INTO u VALUES (1, 0, {BIG})"
+    ))
+    .await;
+    let big = database.text("SELECT big FROM t").await;
+    let platform = Platform::default();
+    let running = Running::start(&database, &platform, &[]).await;
+    platform.until_streaming().await;
+    let mut seen = platform.hold("source-reread-snapshot");
+    database
+        .execute("BEGIN; UPDATE t SET a = 1; UPDATE u SET a = 1; COMMIT")
+        .await;
+    seen.reached().await;
+    let session = database.session().await;
+    session.batch_execute("BEGIN; LOCK TABLE u").await.unwrap();
+    seen.release();
+    until_waited_for(&database, "u").await;
+    session
+        .batch_execute("LOCK TABLE t NOWAIT; COMMIT")
+        .await
+        .unwrap();
+    until_events(&platform, 4).await;
+    running.stop().await.unwrap();
+    let expected = format!("u 1,1,{big}");
+    assert_eq!(platform.short()[2..], [expected.clone(), expected]);
+}
+
+/// A primary key is not inherited, so a table that inherits may have the same key.
+#[tokio::test]
+async fn a_row_of_an_inheriting_table_is_not_read_again_in_place_of_its_parents() {
+    let database = Database::create(&format!(
+        "{TOASTED} CREATE TABLE heir () INHERITS (t); \
+         INSERT INTO t VALUES (1, 0, {BIG}); INSERT INTO heir VALUES (1, 7, 'of the heir')"
+    ))
+    .await;
+    let big = database.text("SELECT big FROM ONLY t").await;
+    let platform = Platform::default();
+    let only = [("table.include.list", "public\\.t")];
+    let running = Running::start(&database, &platform, &only).await;
+    platform.until_streaming().await;
+    database.execute("UPDATE ONLY t SET a = 1").await;
+    until_events(&platform, 2).await;
+    running.stop().await.unwrap();
+    assert_eq!(platform.short()[1..], [format!("u 1,1,{big}")]);
+}
 
 /// Updates, deletes and key changes that come between an event and the reading of its row: before the
 /// snapshot in which it is read, and after it.

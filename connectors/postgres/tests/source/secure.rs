@@ -261,30 +261,42 @@ async fn passwords_and_certificates_are_checked_as_libpq_checks_them() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_log_for_decoding_is_refused() {
+async fn a_server_that_does_not_log_for_decoding_or_would_wait_for_us_is_refused() {
+    let cases = [
+        (
+            Options::for_tests().with("wal_level", "replica"),
+            "definite: wal_level is replica, and logical replication needs logical | ALTER SYSTEM SET wal_level = logical;",
+        ),
+        (
+            Options::for_tests()
+                .with("synchronous_standby_names", "ANY 1 (*)")
+                .with("synchronous_commit", "local"),
+            "transient: synchronous_standby_names is 'ANY 1 (*)', which makes this connector a standby that commits wait for | name the standbys alone:",
+        ),
+    ];
     let servers = OwnServers::begin().unwrap();
-    let options = Options::for_tests().with("wal_level", "replica");
-    let server = servers.postgres("replica", &options).await.unwrap();
-    let (sql, connection) = tokio_postgres::connect(&server.url("postgres"), tokio_postgres::NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
-    sql.batch_execute("CREATE TABLE t (id int PRIMARY KEY)")
-        .await
-        .unwrap();
-    let text = attempt(&Attempt {
-        host: "127.0.0.1",
-        port: server.port(),
-        user: "postgres",
-        password: None,
-        mode: "disable",
-        authority: None,
-    })
-    .await;
-    assert!(
-        text.contains("definite: wal_level is replica, and logical replication needs logical | ALTER SYSTEM SET wal_level = logical;"),
-        "{text}"
-    );
+    for (number, (options, expected)) in cases.into_iter().enumerate() {
+        let name = format!("refused{number}");
+        let server = servers.postgres(&name, &options).await.unwrap();
+        let (sql, connection) =
+            tokio_postgres::connect(&server.url("postgres"), tokio_postgres::NoTls)
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        sql.batch_execute("CREATE TABLE t (id int PRIMARY KEY)")
+            .await
+            .unwrap();
+        let text = attempt(&Attempt {
+            host: "127.0.0.1",
+            port: server.port(),
+            user: "postgres",
+            password: None,
+            mode: "disable",
+            authority: None,
+        })
+        .await;
+        assert!(text.contains(expected), "{text}");
+    }
 }
 
 #[tokio::test]
