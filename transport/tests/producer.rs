@@ -1,5 +1,6 @@
 //! Transactions: whole, fenced, and with answers lost.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use hutong_schemas::batch::{Record, RecordBatch};
@@ -396,4 +397,54 @@ async fn a_hundred_thousand_records_arrive_once_each_and_in_order() {
         assert_eq!(value.parse::<usize>().unwrap(), number);
     }
     fixture.delete(&["many"]).await;
+}
+
+/// Records with a header are queued one by one, those without in runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_keep_their_order_in_each_partition_where_there_is_little_room() {
+    const RECORDS: usize = 6_000;
+    let fixture = Fixture::new();
+    let topics = [
+        fixture.topic("order1", 1).await,
+        fixture.topic("order3", 3).await,
+    ];
+    let config = fixture.with("queue.buffering.max.kbytes", "64").unwrap();
+    let id = fixture.cluster.transactional_id("order");
+    let started =
+        hutong_transport::producer::TransactionalProducer::start(&config, &fixture.cluster, &id);
+    let producer = in_time(started).await.unwrap();
+    let mut batch = RecordBatch::default();
+    for number in 0..RECORDS {
+        let index = batch.topic(&topics[number / 7 % 2]);
+        let key = put(&mut batch.buffer, &format!("\0\0\0\0\x07{}", number % 10));
+        let value = put(&mut batch.buffer, &format!("{number:0>200}"));
+        let header = (number % 1000 < 10).then(|| put(&mut batch.buffer, "v1"));
+        batch.records.push(Record {
+            topic: index,
+            partition: None,
+            key: Some(key),
+            value: Some(value),
+            header,
+        });
+    }
+    let transaction = Transaction {
+        batches: vec![batch],
+        ..Transaction::default()
+    };
+    in_time(producer.commit(transaction)).await.unwrap();
+    let mut seen = 0;
+    for topic in &topics {
+        let mut reader = fixture.compacted(topic).await;
+        let mut last = HashMap::new();
+        for message in all(&mut reader).await {
+            let value = text(message.value.as_ref());
+            let number: usize = value.parse().unwrap();
+            assert_eq!(message.header_hutong.is_some(), number % 1000 < 10);
+            let before = last.insert(message.partition, number);
+            assert!(before < Some(number), "{before:?} before {number}");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, RECORDS);
+    fixture.delete(&["order1", "order3"]).await;
 }

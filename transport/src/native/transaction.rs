@@ -56,6 +56,13 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) header: Option<&'a [u8]>,
 }
 
+impl Outgoing<'_> {
+    /// Returns the bytes of key and value.
+    pub(crate) fn bytes(&self) -> usize {
+        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len)
+    }
+}
+
 impl<C: ProducerContext + 'static> NativeProducer<C> {
     pub(crate) fn new(producer: BaseProducer<C>) -> Self {
         Self {
@@ -167,6 +174,65 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
         topic: Topic,
         record: Outgoing<'_>,
     ) -> Result<(), RDKafkaErrorCode> {
+        self.assert_lent(&record);
+        // SAFETY: the value lies in a buffer that neither changes nor goes before librdkafka holds no
+        // record any more: we own it, hand out shared references only, and give it back only then.
+        unsafe { self.produce_with(0, topic, record) }
+    }
+
+    /// Queues records of a lent batch that have no headers and go to one partition, which costs less than
+    /// one by one. Returns how many are queued before one that is not, and what that one failed with.
+    /// `QueueFull` means: nor is any behind it; serve events and try the rest again. After any other failure
+    /// some behind it may be queued, and the transaction must be aborted.
+    ///
+    /// # Panics
+    ///
+    /// Where a value is not of a lent batch, or a record has a header.
+    pub(crate) fn produce_all_lent(
+        &self,
+        Topic(topic): Topic,
+        partition: i32,
+        records: &[Outgoing<'_>],
+    ) -> (usize, Result<(), RDKafkaErrorCode>) {
+        let message = |record: &Outgoing<'_>| {
+            self.assert_lent(record);
+            assert!(record.header.is_none(), "a header cannot be carried so");
+            let (key, key_len) = parts(record.key);
+            let (payload, len) = parts(record.value);
+            sys::rd_kafka_message_t {
+                err: sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR,
+                rkt: ptr::null_mut(),
+                partition,
+                payload: payload.cast_mut(),
+                len,
+                key: key.cast_mut(),
+                key_len,
+                offset: 0,
+                _private: ptr::null_mut(),
+            }
+        };
+        let mut messages: Vec<_> = records.iter().map(message).collect();
+        let count = c_int::try_from(messages.len()).expect("a run is short");
+        // SAFETY: the handle is valid, and the messages live through the call. Keys are copied before it
+        // returns; values lie in a buffer that neither changes nor goes before librdkafka holds no record
+        // any more: we own it, hand out shared references only, and give it back only then. Neither is
+        // written to.
+        unsafe {
+            sys::rd_kafka_produce_batch(topic.as_ptr(), partition, 0, messages.as_mut_ptr(), count);
+        }
+        let codes = messages
+            .iter()
+            .map(|message| RDKafkaErrorCode::from(message.err));
+        let mut failed = codes
+            .enumerate()
+            .filter(|(_, code)| *code != RDKafkaErrorCode::NoError);
+        match failed.next() {
+            Some((index, code)) => (index, Err(code)),
+            None => (records.len(), Ok(())),
+        }
+    }
+
+    fn assert_lent(&self, record: &Outgoing<'_>) {
         let is_lent = |value: &[u8]| {
             let value = value.as_ptr_range();
             let mut buffers = self.lent.iter().map(|batch| batch.buffer.as_ptr_range());
@@ -176,9 +242,6 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
             record.value.is_none_or(is_lent),
             "a record that is not of a lent batch"
         );
-        // SAFETY: the value lies in a buffer that neither changes nor goes before librdkafka holds no
-        // record any more: we own it, hand out shared references only, and give it back only then.
-        unsafe { self.produce_with(0, topic, record) }
     }
 
     /// Queues a record, copying it. `QueueFull` means: serve events and try again.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use hutong_schemas::batch::{Record as BatchRecord, RecordBatch};
@@ -33,7 +34,10 @@ const SLICE: Duration = Duration::from_millis(50);
 const IDLE: Duration = Duration::from_secs(1);
 
 /// How long it is waited for room in the queue before it is tried again.
-const ROOM: Duration = Duration::from_millis(2);
+const ROOM: Duration = Duration::from_millis(1);
+
+/// Records queued by one call of the library, which reads the clock and looks at the topic once for all.
+const RUN: usize = 256;
 
 /// How long an abort may take, beyond which the producer has ended.
 const ABORT: Duration = Duration::from_secs(15);
@@ -103,6 +107,45 @@ struct Target {
     name: Arc<str>,
     topic: Topic,
     partitions: i32,
+}
+
+/// Returns where a record of a batch goes, and it.
+fn outgoing<'a>(
+    batch: &'a RecordBatch,
+    targets: &'a [Target],
+    record: &BatchRecord,
+) -> Result<(&'a Target, Outgoing<'a>), Error> {
+    let inconsistent = |topic: &str, detail: &str| Error::BatchInconsistent {
+        topic: topic.to_owned(),
+        detail: detail.to_owned(),
+    };
+    let target = usize::try_from(record.topic)
+        .ok()
+        .and_then(|index| targets.get(index))
+        .ok_or_else(|| inconsistent("?", "a record names no topic of it"))?;
+    let part = |range: &Option<std::ops::Range<usize>>| match range {
+        None => Ok(None),
+        Some(range) => batch
+            .buffer
+            .get(range.clone())
+            .map(Some)
+            .ok_or_else(|| inconsistent(&target.name, "a record lies outside of the buffer")),
+    };
+    let key = part(&record.key)?;
+    let partition = match (record.partition, key) {
+        (Some(partition), _) => partition,
+        (None, Some(key)) if target.partitions > 1 => {
+            partition_of_record_key(key, target.partitions)
+        }
+        (None, _) => 0,
+    };
+    let outgoing = Outgoing {
+        partition,
+        key,
+        value: part(&record.value)?,
+        header: part(&record.header)?,
+    };
+    Ok((target, outgoing))
 }
 
 /// The client and what it knows.
@@ -324,15 +367,7 @@ impl Worker {
             let topics = self.native.lent()[index].topics.clone();
             let targets = topics.iter().map(|topic| self.target(topic));
             let targets: Vec<Target> = targets.collect::<Result<_, _>>()?;
-            let batch = &self.native.lent()[index];
-            // The library keeps a queue for each partition, and works through one after the other.
-            let mut records: Vec<&BatchRecord> = batch.records.iter().collect();
-            if targets.len() > 1 {
-                records.sort_by_key(|record| record.topic);
-            }
-            for record in records {
-                self.send_record(batch, &targets, record)?;
-            }
+            self.send_batch(&self.native.lent()[index], &targets)?;
         }
         for record in &transaction.plain {
             self.send_plain(record)?;
@@ -343,6 +378,54 @@ impl Worker {
         self.flush()
     }
 
+    /// Queues a batch's records, those of a partition in their order and together: the library keeps a queue
+    /// for each partition, and works through one after the other.
+    fn send_batch(&self, batch: &RecordBatch, targets: &[Target]) -> Result<(), Error> {
+        let mut records: Vec<&BatchRecord> = batch.records.iter().collect();
+        let is_one_partition = targets.len() <= 1 && targets.iter().all(|to| to.partitions == 1);
+        if !is_one_partition {
+            records.sort_by_cached_key(|record| {
+                let outgoing = outgoing(batch, targets, record);
+                (record.topic, outgoing.map_or(0, |(_, to)| to.partition))
+            });
+        }
+        let mut run = Vec::with_capacity(RUN);
+        let mut run_to: Option<&Target> = None;
+        for record in records {
+            let (target, outgoing) = outgoing(batch, targets, record)?;
+            let goes_along = outgoing.header.is_none()
+                && run_to.is_some_and(|to| std::ptr::eq(to, target))
+                && run
+                    .last()
+                    .is_some_and(|last: &Outgoing<'_>| last.partition == outgoing.partition)
+                && run.len() < RUN;
+            if !goes_along {
+                self.send_run(run_to, &run)?;
+                run.clear();
+            }
+            if outgoing.header.is_some() {
+                self.produce(target, &[outgoing], |_| {
+                    (0, self.native.produce_lent(target.topic, outgoing))
+                })?;
+            } else {
+                run_to = Some(target);
+                run.push(outgoing);
+            }
+        }
+        self.send_run(run_to, &run)
+    }
+
+    /// Queues records without headers that go to one partition.
+    fn send_run(&self, target: Option<&Target>, run: &[Outgoing<'_>]) -> Result<(), Error> {
+        let (Some(target), Some(first)) = (target, run.first()) else {
+            return Ok(());
+        };
+        self.produce(target, run, |rest| {
+            self.native
+                .produce_all_lent(target.topic, first.partition, rest)
+        })
+    }
+
     /// Looks a topic up, so that this is not done for each record.
     fn target(&mut self, name: &Arc<str>) -> Result<Target, Error> {
         let topic = self.native.topic(name);
@@ -351,43 +434,6 @@ impl Worker {
             partitions: self.partitions.get(name).copied().unwrap_or(0),
             name: Arc::clone(name),
         })
-    }
-
-    fn send_record(
-        &self,
-        batch: &RecordBatch,
-        targets: &[Target],
-        record: &BatchRecord,
-    ) -> Result<(), Error> {
-        let inconsistent = |topic: &str, detail: &str| Error::BatchInconsistent {
-            topic: topic.to_owned(),
-            detail: detail.to_owned(),
-        };
-        let target = usize::try_from(record.topic)
-            .ok()
-            .and_then(|index| targets.get(index))
-            .ok_or_else(|| inconsistent("?", "a record names no topic of it"))?;
-        let part =
-            |range: &Option<std::ops::Range<usize>>| match range {
-                None => Ok(None),
-                Some(range) => batch.buffer.get(range.clone()).map(Some).ok_or_else(|| {
-                    inconsistent(&target.name, "a record lies outside of the buffer")
-                }),
-            };
-        let key = part(&record.key)?;
-        let partition = match (record.partition, key) {
-            (Some(partition), _) => partition,
-            (None, Some(key)) => partition_of_record_key(key, target.partitions),
-            (None, None) => 0,
-        };
-        let outgoing = Outgoing {
-            partition,
-            key,
-            value: part(&record.value)?,
-            header: part(&record.header)?,
-        };
-        let produce = || self.native.produce_lent(target.topic, outgoing);
-        self.produce(target, outgoing, produce)
     }
 
     fn send_plain(&mut self, record: &PlainRecord) -> Result<(), Error> {
@@ -436,34 +482,44 @@ impl Worker {
     }
 
     fn produce_copied(&self, target: &Target, record: Outgoing<'_>) -> Result<(), Error> {
-        self.produce(target, record, || self.native.produce(target.topic, record))
+        self.produce(target, &[record], |_| {
+            (0, self.native.produce(target.topic, record))
+        })
     }
 
-    /// Queues a record, waiting for room.
+    /// Queues records of one partition, waiting for room. `queue` is given those that are left, and returns
+    /// how many of them it has queued where not all.
     fn produce(
         &self,
         target: &Target,
-        record: Outgoing<'_>,
-        queue: impl Fn() -> Result<(), RDKafkaErrorCode>,
+        records: &[Outgoing<'_>],
+        queue: impl Fn(&[Outgoing<'_>]) -> (usize, Result<(), RDKafkaErrorCode>),
     ) -> Result<(), Error> {
         let (topic, count) = (&target.name, target.partitions);
-        if !(0..count).contains(&record.partition) {
-            return Err(Error::BatchInconsistent {
-                topic: topic.to_string(),
-                detail: format!("partition {} of {count}", record.partition),
-            });
-        }
+        let mut rest = records;
         let mut deadline = None;
-        loop {
-            let Err(code) = queue() else {
-                return Ok(());
+        while let [next, ..] = rest {
+            if !(0..count).contains(&next.partition) {
+                return Err(Error::BatchInconsistent {
+                    topic: topic.to_string(),
+                    detail: format!("partition {} of {count}", next.partition),
+                });
+            }
+            let (queued, outcome) = queue(rest);
+            let Err(code) = outcome else {
+                break;
             };
+            if queued > 0 {
+                deadline = None;
+            }
+            rest = &rest[queued..];
             if code != RDKafkaErrorCode::QueueFull {
-                let bytes = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+                let bytes = rest.first().map_or(0, Outgoing::bytes);
                 return Err(self.undelivered(topic, bytes, Failure::of(code)));
             }
             // Sending makes room; a record that failed keeps its room until its event is served.
-            self.native.wrapped().poll(ROOM);
+            thread::sleep(ROOM);
+            self.serve_events();
             if let Some(failed) = self.deliveries.take() {
                 return Err(self.undelivered(&failed.topic, failed.bytes, failed.failure));
             }
@@ -472,6 +528,7 @@ impl Worker {
                 return Err(self.timed_out("send records of", self.commit_timeout));
             }
         }
+        Ok(())
     }
 
     fn flush(&self) -> Result<(), Error> {
@@ -568,8 +625,19 @@ impl Worker {
         }
     }
 
+    /// Serves the events that are there. One a call, as with a longer time than none the wrapper spins
+    /// for its last millisecond.
     fn serve_events(&self) {
-        self.native.wrapped().poll(Duration::from_millis(1));
+        let producer = self.native.wrapped();
+        let mut queued = producer.in_flight_count();
+        loop {
+            producer.poll(Duration::ZERO);
+            let left = producer.in_flight_count();
+            if left >= queued {
+                return;
+            }
+            queued = left;
+        }
     }
 
     fn undelivered(&self, topic: &str, bytes: usize, failure: Failure) -> Error {
