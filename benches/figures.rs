@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use hutong_local::scratch::checkout;
@@ -10,6 +11,9 @@ use serde_json::{Value, json};
 
 use crate::process;
 use crate::stand::Stand;
+
+/// The length of a name in the table.
+const NAME: usize = 28;
 
 /// What was measured.
 pub(crate) struct Figures {
@@ -20,6 +24,7 @@ pub(crate) struct Figures {
     /// Peak resident memory of the worker, by benchmark, in MiB.
     memory: Vec<(String, f64)>,
     machine: String,
+    started: Instant,
 }
 
 struct Row {
@@ -45,6 +50,7 @@ impl Figures {
             rows: Vec::new(),
             memory: Vec::new(),
             machine: String::new(),
+            started: Instant::now(),
         })
     }
 
@@ -103,14 +109,21 @@ impl Figures {
     }
 
     fn add(&mut self, row: Row) {
-        println!("{}", row.line());
+        println!("{} {}", self.clock(), row.line());
         self.rows.push(row);
     }
 
     /// Notes the worker's peak resident memory during a benchmark.
     pub(crate) fn rss(&mut self, name: &str, mebibytes: f64) {
-        println!("{name:<16} worker's peak resident memory {mebibytes:.0} MiB");
+        let clock = self.clock();
+        println!("{clock} {name:<NAME$} worker's peak resident memory {mebibytes:.0} MiB");
         self.memory.push((name.to_owned(), mebibytes));
+    }
+
+    /// Returns how long the run has taken so far, as minutes and seconds.
+    fn clock(&self) -> String {
+        let seconds = self.started.elapsed().as_secs();
+        format!("{:02}:{:02}", seconds / 60, seconds % 60)
     }
 
     /// Adds the worst of the noted memory.
@@ -163,7 +176,7 @@ impl Row {
     fn line(&self) -> String {
         let optional = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), number);
         format!(
-            "{:<16} ours {:>10}  limit {:>10}  ratio {:>6}  {:<10} asked {}",
+            "{:<NAME$} ours {:>10}  limit {:>10}  ratio {:>6}  {:<10} asked {}",
             self.name,
             number(self.ours),
             optional(self.limit),

@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use hutong_local::testkit::until;
 use tokio_postgres::Client;
 
+use crate::cost;
 use crate::figures::Figures;
 use crate::stand::{PATIENCE, Stand};
 use crate::view;
@@ -50,6 +51,7 @@ pub(crate) async fn run(stand: &mut Stand, figures: &mut Figures) -> Result<()> 
         driver.drive(per_second, WARM_UP).await?;
         wait_arrived(&subscriber, TARGET, driver.last_id).await?;
         let first = driver.last_id + 1;
+        let before = stand.cost()?;
         let took = driver.drive(per_second, DURATION).await?;
         let kept_up = took < DURATION.mul_f64(1.05);
         ensure!(
@@ -57,6 +59,8 @@ pub(crate) async fn run(stand: &mut Stand, figures: &mut Figures) -> Result<()> 
             "the source could not make {per_second} changes/s: {took:?}"
         );
         wait_arrived(&subscriber, TARGET, driver.last_id).await?;
+        let changes = u64::try_from(driver.last_id - first + 1)?;
+        let cost = stand.cost()?.per_event(before, changes);
         let latencies = latencies(&source, &subscriber, TARGET, first).await?;
         for (percent, asked) in [50, 99].into_iter().zip(asked) {
             figures.plain(
@@ -66,6 +70,7 @@ pub(crate) async fn run(stand: &mut Stand, figures: &mut Figures) -> Result<()> 
                 asked,
             );
         }
+        cost::add(figures, &format!("latency{suffix}"), &[cost], "–");
     }
     figures.rss("latency", stand.worker_peak()?);
     stand.delete(&sink).await?;

@@ -120,10 +120,12 @@ pub(crate) async fn fill(db: &Client, rows: u64) -> Result<()> {
     each(db, &["set synchronous_commit = off", &call]).await
 }
 
-/// Returns what inserts rows 1 to `rows` in one transaction.
-pub(crate) fn one_transaction(rows: i64) -> String {
+/// Inserts rows in one transaction.
+pub(crate) async fn at_once(db: &Client, first: u64, last: u64) -> Result<()> {
     let columns = row(false);
-    format!("insert into bench select {columns} from generate_series(1, {rows}) i")
+    let insert =
+        format!("insert into bench select {columns} from generate_series({first}, {last}) i");
+    each(db, &["set synchronous_commit = off", &insert]).await
 }
 
 /// Makes the changes.

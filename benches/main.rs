@@ -21,6 +21,7 @@
 )]
 
 mod backfill;
+mod cost;
 mod echo;
 mod figures;
 mod latency;
@@ -33,6 +34,7 @@ mod snapshot;
 mod stand;
 mod stream;
 mod tables;
+mod tenfold;
 mod view;
 
 use anyhow::Result;
@@ -62,6 +64,7 @@ async fn main() -> Result<()> {
     sink::run(&mut stand, &mut figures).await?;
     latency::run(&mut stand, &mut figures).await?;
     backfill::run(&mut stand, &mut figures).await?;
+    tenfold::run(&mut stand, &mut figures).await?;
     memory::run(&mut stand, &mut figures).await?;
     tables::run(&mut stand, &mut figures).await?;
     figures.memory();

@@ -1,8 +1,8 @@
-//! `memory…`: what the worker holds at most where a budget counted in rows would fail: a transaction
-//! of ten million rows, and rows of 20 MB through a snapshot, the stream, a view and a sink. Both may
-//! take the budget and four times the largest row.
+//! `memory_rows`: what the worker holds at most where a budget counted in rows would fail: rows of 20 MB
+//! through a snapshot, the stream, a view and a sink. It may take the budget and four times the largest
+//! row.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use hutong_local::testkit::until;
 use serde_json::json;
 use tokio_postgres::Client;
@@ -11,9 +11,7 @@ use crate::figures::Figures;
 use crate::stand::{PATIENCE, Stand};
 use crate::{echo, load, view};
 
-const TRANSACTION_ROWS: i64 = 10_000_000;
-const TRANSACTION: &str = "memory_transaction";
-const ROWS: &str = "memory_rows";
+const NAME: &str = "memory_rows";
 /// Rows of 20 MB that are read by the snapshot, and that are inserted, then changed, after it.
 const READ: i64 = 6;
 const STREAMED: i64 = 10;
@@ -21,42 +19,14 @@ const TARGET: &str = "bench_large";
 /// Texts that the server can compress and we must hold whole.
 const BODY: &str = "repeat(md5(i::text), 655360)";
 
-/// Runs the benchmarks.
+/// Runs the benchmark.
 pub(crate) async fn run(stand: &mut Stand, figures: &mut Figures) -> Result<()> {
-    if figures.wants(TRANSACTION) {
-        stand.fresh_worker().await?;
-        transaction(stand).await?;
-        figures.plain(TRANSACTION, stand.worker_peak()?, "MiB", "≤ 256");
-    }
-    if figures.wants(ROWS) {
+    if figures.wants(NAME) {
         stand.fresh_worker().await?;
         rows(stand).await?;
-        figures.plain(ROWS, stand.worker_peak()?, "MiB", "≤ 256 + 4 × 20");
+        figures.plain(NAME, stand.worker_peak()?, "MiB", "≤ 256 + 4 × 20");
     }
     Ok(())
-}
-
-async fn transaction(stand: &mut Stand) -> Result<()> {
-    let name = stand.name();
-    let topic = stand.topic(&name);
-    let db = stand.source_db().await?;
-    db.batch_execute("truncate bench").await?;
-    stand.put(&name, stand.source(&name, "no_data")).await?;
-    stand.wait_running(&name).await?;
-    stand.wait_active(&db, &name).await?;
-    let insert = load::one_transaction(TRANSACTION_ROWS);
-    load::each(&db, &["set synchronous_commit = off", &insert]).await?;
-    stand
-        .wait_end(&topic, TRANSACTION_ROWS, async || Ok(true))
-        .await?;
-    let found = echo::count(stand.bootstrap(), &topic, 0)?;
-    ensure!(
-        i64::try_from(found)? == TRANSACTION_ROWS,
-        "{found} of {TRANSACTION_ROWS} rows are in {topic}"
-    );
-    stand.delete(&name).await?;
-    db.batch_execute("truncate bench").await?;
-    echo::delete_topic(stand.bootstrap(), &topic).await
 }
 
 async fn rows(stand: &mut Stand) -> Result<()> {

@@ -11,11 +11,42 @@ const TICKS: f64 = 100.0;
 
 /// Returns the processor time that a process has used, in seconds.
 pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, rest) = text.rsplit_once(") ").context("not a stat file")?;
-    let fields: Vec<&str> = rest.split(' ').collect();
-    let ticks = |index: usize| -> Result<f64> { Ok(fields[index].parse()?) };
-    Ok((ticks(11)? + ticks(12)?) / TICKS)
+    Ok(Stat::of(pid)?.own)
+}
+
+/// Returns the processor time that a process, its children, and those of them that have ended have
+/// used, in seconds. A PostgreSQL server has a child for each connection, and no grandchildren.
+pub(crate) fn family_cpu_seconds(pid: u32) -> Result<f64> {
+    let parent = Stat::of(pid)?;
+    let pids = std::fs::read_dir("/proc")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // A process may end while it is looked at.
+    let children = pids
+        .filter_map(|pid| Stat::of(pid).ok())
+        .filter(|stat| stat.parent == pid);
+    Ok(parent.own + parent.ended_children + children.map(|child| child.own).sum::<f64>())
+}
+
+/// What `/proc/<pid>/stat` says of a process; times in seconds.
+struct Stat {
+    parent: u32,
+    own: f64,
+    ended_children: f64,
+}
+
+impl Stat {
+    fn of(pid: u32) -> Result<Self> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let (_, rest) = text.rsplit_once(") ").context("not a stat file")?;
+        let fields: Vec<&str> = rest.split(' ').collect();
+        let seconds = |index: usize| -> Result<f64> { Ok(fields[index].parse::<f64>()? / TICKS) };
+        Ok(Self {
+            parent: fields[1].parse()?,
+            own: seconds(11)? + seconds(12)?,
+            ended_children: seconds(13)? + seconds(14)?,
+        })
+    }
 }
 
 /// Returns the most resident memory that a process has had, in MiB.

@@ -6,67 +6,80 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Result, ensure};
 use tokio_postgres::Client;
 
+use crate::cost::{self, Cost};
 use crate::figures::Figures;
 use crate::stand::{PATIENCE, Stand};
 use crate::view::{self, Table};
 use crate::{load, process};
 
+const NAME: &str = "sink";
 const ROWS: u64 = 1_000_000;
 const TARGET: &str = "bench_sink";
 
 /// Runs the benchmarks.
 pub(crate) async fn run(stand: &mut Stand, figures: &mut Figures) -> Result<()> {
-    for (name, rows, turns) in [
-        ("sink", ROWS, figures.turns),
-        ("tenfold_sink", 10 * ROWS, 1),
-    ] {
-        if !figures.wants(name) {
-            continue;
-        }
-        let table = Table::capture(stand, rows).await?;
-        let view = stand.name();
-        view::create(stand, &view::document(&view, &table.topic, "id > 0")).await?;
-        view::wait_complete(stand, &view, &table.topic).await?;
-        stand.fresh_worker().await?;
-        let mut pairs = Vec::new();
-        for turn in 0..turns {
-            let mut limit = 0.0;
-            if turn % 2 == 1 {
-                limit = copy(stand).await?;
-            }
-            let sink = stand.name();
-            let ours = deliver(stand, &sink, &view, rows).await?;
-            if turn % 2 == 0 {
-                limit = copy(stand).await?;
-            }
-            pairs.push((rows as f64 / ours, rows as f64 / limit));
-            if turn + 1 == turns && name == "sink" {
-                figures.pairs(name, &pairs, "rows/s", "≥ 0.40");
-                let seconds = update(stand, &sink, &view, &table, rows).await?;
-                figures.plain("sink_update", rows as f64 / seconds, "rows/s", "–");
-            }
-            forget(stand, &sink).await?;
-        }
-        if name != "sink" {
-            figures.pairs(name, &pairs, "rows/s", "–");
-        }
-        figures.rss(name, stand.worker_peak()?);
-        view::drop_view(stand, &view).await?;
-        table.release(stand).await?;
+    if !figures.wants(NAME) {
+        return Ok(());
     }
-    Ok(())
+    let table = Table::capture(stand, ROWS).await?;
+    let turns = figures.turns;
+    from_table(stand, figures, &table, NAME, turns).await?;
+    table.release(stand).await
 }
 
-/// Returns the seconds from the API's answer to the last commit at the subscriber.
-async fn deliver(stand: &Stand, sink: &str, view: &str, rows: u64) -> Result<f64> {
+/// Measures the delivery of a view of all rows of a table; for `sink` also that of all of them changed.
+pub(crate) async fn from_table(
+    stand: &mut Stand,
+    figures: &mut Figures,
+    table: &Table,
+    name: &str,
+    turns: usize,
+) -> Result<()> {
+    let view = stand.name();
+    view::create(stand, &view::document(&view, &table.topic, "id > 0")).await?;
+    view::wait_complete(stand, &view, &table.topic).await?;
+    stand.fresh_worker().await?;
+    let (mut pairs, mut costs) = (Vec::new(), Vec::new());
+    for turn in 0..turns {
+        let mut limit = 0.0;
+        if turn % 2 == 1 {
+            limit = copy(stand).await?;
+        }
+        let sink = stand.name();
+        let (ours, cost) = deliver(stand, &sink, &view, table.rows).await?;
+        if turn % 2 == 0 {
+            limit = copy(stand).await?;
+        }
+        let rate = |seconds: f64| table.rows as f64 / seconds;
+        pairs.push((rate(ours), rate(limit)));
+        costs.push(cost);
+        if turn + 1 == turns {
+            figures.pairs(name, &pairs, "rows/s", "≥ 0.40");
+            cost::add(figures, name, &costs, "–");
+            if name == NAME {
+                let (seconds, cost) = update(stand, &sink, &view, table).await?;
+                figures.plain("sink_update", rate(seconds), "rows/s", "–");
+                cost::add(figures, "sink_update", &[cost], "–");
+            }
+        }
+        forget(stand, &sink).await?;
+    }
+    figures.rss(name, stand.worker_peak()?);
+    view::drop_view(stand, &view).await
+}
+
+/// Returns the seconds from the API's answer to the last commit at the subscriber, and what a row cost.
+async fn deliver(stand: &mut Stand, sink: &str, view: &str, rows: u64) -> Result<(f64, Cost)> {
     let db = stand.sink_db().await?;
     db.batch_execute("checkpoint").await?;
+    let before = stand.cost()?;
     stand
         .put(sink, stand.sink(&format!("bench.view.{view}"), TARGET))
         .await?;
     let started = now();
     let end = stand.end(&view::topic_of(view))?;
     let finished = last_commit(&db, end).await?;
+    let cost = stand.cost()?.per_event(before, rows);
     let found: i64 = db
         .query_one(&format!("select count(*) from {TARGET}"), &[])
         .await?
@@ -75,11 +88,12 @@ async fn deliver(stand: &Stand, sink: &str, view: &str, rows: u64) -> Result<f64
         u64::try_from(found)? == rows,
         "{found} of {rows} rows have arrived"
     );
-    Ok(finished - started)
+    Ok((finished - started, cost))
 }
 
-/// Changes every row while the sink is stopped, and returns the seconds that it then takes.
-async fn update(stand: &Stand, sink: &str, view: &str, table: &Table, rows: u64) -> Result<f64> {
+/// Changes every row while the sink is stopped. Returns the seconds that it then takes, and what a row
+/// cost.
+async fn update(stand: &mut Stand, sink: &str, view: &str, table: &Table) -> Result<(f64, Cost)> {
     stand.want(sink, "stop").await?;
     stand.wait_stopped(sink).await?;
     let source = stand.source_db().await?;
@@ -87,7 +101,7 @@ async fn update(stand: &Stand, sink: &str, view: &str, table: &Table, rows: u64)
     source
         .batch_execute("update bench set amount = amount + 1, kind = kind + 1")
         .await?;
-    let at_least = before + i64::try_from(rows)?;
+    let at_least = before + i64::try_from(table.rows)?;
     stand
         .wait_end(&table.topic, at_least, async || Ok(true))
         .await?;
@@ -95,9 +109,12 @@ async fn update(stand: &Stand, sink: &str, view: &str, table: &Table, rows: u64)
     let end = stand.end(&view::topic_of(view))?;
     let db = stand.sink_db().await?;
     db.batch_execute("checkpoint").await?;
+    let before = stand.cost()?;
     stand.want(sink, "resume").await?;
     let started = now();
-    Ok(last_commit(&db, end).await? - started)
+    let finished = last_commit(&db, end).await?;
+    let cost = stand.cost()?.per_event(before, table.rows);
+    Ok((finished - started, cost))
 }
 
 /// Waits until the sink has read to an offset, and returns when that was committed.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use hutong_local::kafka::{self, Kafka};
 use hutong_local::postgres::{self, Postgres};
+use hutong_local::process::Process;
 use hutong_local::testkit::{Database, OwnServers, Platform, PlatformOptions, until};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -14,6 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde_json::{Map, Value, json};
 use tokio_postgres::Client;
 
+use crate::cost::{Cost, Pids};
 use crate::{load, process};
 
 /// How long a step may take.
@@ -31,9 +33,9 @@ pub(crate) struct Stand {
     watermarks: Watermarks,
     bootstrap: String,
     issued: u32,
-    _source_server: Postgres,
-    _sink_server: Postgres,
-    _kafka: Kafka,
+    source_server: Postgres,
+    sink_server: Postgres,
+    kafka: Kafka,
     servers: OwnServers,
 }
 
@@ -67,9 +69,9 @@ impl Stand {
             watermarks: Watermarks::new(&kafka.bootstrap())?,
             bootstrap: kafka.bootstrap(),
             issued: 0,
-            _source_server: source_server,
-            _sink_server: sink_server,
-            _kafka: kafka,
+            source_server,
+            sink_server,
+            kafka,
             servers,
         })
     }
@@ -88,6 +90,31 @@ impl Stand {
     /// Returns the worker's peak resident memory since it was started, in MiB.
     pub(crate) fn worker_peak(&mut self) -> Result<f64> {
         process::peak_mebibytes(self.worker_pid()?)
+    }
+
+    /// Returns what everything has cost so far, in seconds.
+    pub(crate) fn cost(&mut self) -> Result<Cost> {
+        let pid = |process: Option<&Process>| process.map(Process::pid).context("a server is down");
+        let pids = Pids {
+            worker: self.worker_pid()?,
+            kafka: pid(self.kafka.process())?,
+            department: pid(self.source_server.process())?,
+            subscriber: pid(self.sink_server.process())?,
+        };
+        Cost::so_far(pids)
+    }
+
+    /// Returns the bytes of a topic's only partition on the broker's disk, compressed as they are.
+    pub(crate) fn topic_bytes(&self, topic: &str) -> Result<u64> {
+        let partition = self.kafka.folder().join(format!("data/{topic}-0"));
+        let mut bytes = 0;
+        for file in std::fs::read_dir(partition)? {
+            let file = file?;
+            if file.path().extension().is_some_and(|is| is == "log") {
+                bytes += file.metadata()?.len();
+            }
+        }
+        Ok(bytes)
     }
 
     /// Returns a name that nothing has yet.

@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use hutong_local::testkit::until;
 use serde_json::{Value, json};
 
-use crate::figures::{Figures, median};
+use crate::cost::{self, Cost};
+use crate::figures::Figures;
 use crate::stand::{PATIENCE, Stand};
 use crate::{echo, load};
 
@@ -21,34 +22,58 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// Runs the benchmarks.
 pub(crate) async fn run(stand: &mut Stand, figures: &mut Figures) -> Result<()> {
-    let wanted = ["view", "view_fan", "tenfold_view"].map(|name| figures.wants(name));
-    if wanted.contains(&true) {
-        let table = Table::capture(stand, ROWS).await?;
-        let turns = figures.turns;
-        let alone = table.alone(stand, figures, "view", turns, "≥ 0.40").await?;
-        if figures.wants("view_fan") {
-            let mut pairs = Vec::new();
-            for _ in 0..2 {
-                pairs.push((table.fan(stand).await?, alone));
-            }
-            figures.pairs("view_fan", &pairs, "records/s", "≥ 0.30");
-            figures.rss("view_fan", stand.worker_peak()?);
+    const NAME: &str = "view";
+    const FAN_NAME: &str = "view_fan";
+    let wants_fan = figures.wants(FAN_NAME);
+    if !figures.wants(NAME) && !wants_fan {
+        return Ok(());
+    }
+    let table = Table::capture(stand, ROWS).await?;
+    let (mut alone, mut fan) = (Vec::new(), Vec::new());
+    for _ in 0..figures.turns {
+        let beside_echo = table.alone(stand).await?;
+        if wants_fan {
+            let (ours, cost) = table.fan(stand).await?;
+            fan.push(Turn {
+                ours,
+                limit: beside_echo.ours,
+                cost,
+                peak: stand.worker_peak()?,
+            });
         }
-        table.release(stand).await?;
+        alone.push(beside_echo);
     }
-    if figures.wants("tenfold_view") {
-        let table = Table::capture(stand, 10 * ROWS).await?;
-        table.alone(stand, figures, "tenfold_view", 1, "–").await?;
-        table.release(stand).await?;
+    report(figures, NAME, &alone, "≥ 0.40");
+    if wants_fan {
+        report(figures, FAN_NAME, &fan, "≥ 0.30");
     }
-    Ok(())
+    table.release(stand).await
+}
+
+/// What a turn measured: records a second of ours and of its limit, processor time in microseconds a
+/// record, and the worker's peak resident memory in MiB.
+pub(crate) struct Turn {
+    ours: f64,
+    limit: f64,
+    cost: Cost,
+    peak: f64,
+}
+
+/// Adds what the turns of a benchmark measured.
+pub(crate) fn report(figures: &mut Figures, name: &str, turns: &[Turn], asked: &'static str) {
+    let pairs: Vec<(f64, f64)> = turns.iter().map(|turn| (turn.ours, turn.limit)).collect();
+    let costs: Vec<Cost> = turns.iter().map(|turn| turn.cost).collect();
+    figures.pairs(name, &pairs, "records/s", asked);
+    cost::add(figures, name, &costs, "–");
+    let peak = turns.iter().map(|turn| turn.peak).fold(0.0, f64::max);
+    figures.rss(name, peak);
 }
 
 /// The table in its topic.
 pub(crate) struct Table {
     connector: String,
     pub(crate) topic: String,
-    rows: u64,
+    pub(crate) rows: u64,
 }
 
 impl Table {
@@ -73,56 +98,59 @@ impl Table {
         })
     }
 
+    /// Returns what a connector has written to its topic.
+    pub(crate) fn of_topic(connector: &str, topic: &str, rows: u64) -> Self {
+        Self {
+            connector: connector.to_owned(),
+            topic: topic.to_owned(),
+            rows,
+        }
+    }
+
     pub(crate) async fn release(self, stand: &Stand) -> Result<()> {
         stand.delete(&self.connector).await?;
         echo::delete_topic(stand.bootstrap(), &self.topic).await
     }
 
-    async fn alone(
-        &self,
-        stand: &mut Stand,
-        figures: &mut Figures,
-        name: &str,
-        turns: usize,
-        asked: &'static str,
-    ) -> Result<f64> {
-        let mut pairs = Vec::new();
-        for _ in 0..turns {
-            let view = stand.name();
-            let document = document(&view, &self.topic, "valid");
-            let ours = self.run(stand, &[document]).await?;
-            let written = topic_of(&view);
-            let value_bytes = echo::value_bytes(stand.bootstrap(), &written)?;
-            let found = echo::count(stand.bootstrap(), &written, 0)?;
-            ensure!(
-                found == self.rows * 9 / 10,
-                "{found} records are in {written}"
-            );
-            let share = found as f64 / self.rows as f64;
-            let to = format!("echo.{view}");
-            let echoed = echo::run(stand.bootstrap(), &self.topic, &to, share, value_bytes).await?;
-            let limit = echoed.records as f64 / echoed.seconds;
-            ensure!(
-                limit >= ECHO_MIN,
-                "the Kafka library alone moved {limit:.0} records/s, below {ECHO_MIN}: the machine is too busy"
-            );
-            pairs.push((ours, limit));
-            drop_view(stand, &view).await?;
-        }
-        figures.pairs(name, &pairs, "records/s", asked);
-        figures.rss(name, stand.worker_peak()?);
-        Ok(median(pairs.iter().map(|(ours, _)| *ours).collect()))
+    /// Measures one view beside its limit.
+    pub(crate) async fn alone(&self, stand: &mut Stand) -> Result<Turn> {
+        let view = stand.name();
+        let document = document(&view, &self.topic, "valid");
+        let (ours, cost) = self.run(stand, &[document]).await?;
+        let peak = stand.worker_peak()?;
+        let written = topic_of(&view);
+        let value_bytes = echo::value_bytes(stand.bootstrap(), &written)?;
+        let found = echo::count(stand.bootstrap(), &written, 0)?;
+        ensure!(
+            found == self.rows * 9 / 10,
+            "{found} records are in {written}"
+        );
+        let share = found as f64 / self.rows as f64;
+        let to = format!("echo.{view}");
+        let echoed = echo::run(stand.bootstrap(), &self.topic, &to, share, value_bytes).await?;
+        let limit = echoed.records as f64 / echoed.seconds;
+        ensure!(
+            limit >= ECHO_MIN,
+            "the Kafka library alone moved {limit:.0} records/s, below {ECHO_MIN}: the machine is too busy"
+        );
+        drop_view(stand, &view).await?;
+        Ok(Turn {
+            ours,
+            limit,
+            cost,
+            peak,
+        })
     }
 
     /// Many views over the table, a tenth of its rows each.
-    async fn fan(&self, stand: &mut Stand) -> Result<f64> {
+    async fn fan(&self, stand: &mut Stand) -> Result<(f64, Cost)> {
         let mut documents = Vec::new();
         for number in 0..FAN {
             let low = number * 90_000 / FAN;
             let condition = format!("kind >= {low} and kind < {}", low + 10_000);
             documents.push(document(&stand.name(), &self.topic, &condition));
         }
-        let rate = self.run(stand, &documents).await?;
+        let run = self.run(stand, &documents).await?;
         let names = documents.iter().filter_map(|one| one["name"].as_str());
         let names: Vec<&str> = names.collect();
         for name in &names {
@@ -131,11 +159,12 @@ impl Table {
         for name in names {
             wait_gone(stand, name).await?;
         }
-        Ok(rate)
+        Ok(run)
     }
 
-    /// Returns input records a second, from the first commit to the end of the views.
-    async fn run(&self, stand: &mut Stand, documents: &[Value]) -> Result<f64> {
+    /// Returns input records a second, from the first commit to the end of the views, and what a record
+    /// cost.
+    async fn run(&self, stand: &mut Stand, documents: &[Value]) -> Result<(f64, Cost)> {
         wait_without_processor(stand).await?;
         stand.platform.stop("worker").await?;
         for document in documents {
@@ -149,7 +178,9 @@ impl Table {
             let processed = processed(stand).await?;
             if processed > last.1 {
                 last = (Instant::now(), processed);
-                first.get_or_insert(last);
+                if first.is_none() {
+                    first = Some((last, stand.cost()?));
+                }
             }
             ensure!(
                 Instant::now() < deadline,
@@ -158,17 +189,20 @@ impl Table {
             );
             tokio::time::sleep(LOOK).await;
         }
-        let (began, before) = first.context("nothing was processed")?;
+        let cost = stand.cost()?;
+        let ((began, before), cost_before) = first.context("nothing was processed")?;
         ensure!(
             before < self.rows / 2,
             "the work began before it was looked at"
         );
-        let rate = (last.1 - before) as f64 / (last.0 - began).as_secs_f64();
+        let records = last.1 - before;
+        let rate = records as f64 / (last.0 - began).as_secs_f64();
+        let cost = cost.per_event(cost_before, records);
         for document in documents {
             let name = document["name"].as_str().context("a name")?;
             wait_complete(stand, name, &self.topic).await?;
         }
-        Ok(rate)
+        Ok((rate, cost))
     }
 }
 

@@ -1,0 +1,70 @@
+//! Who pays for what is measured: processor time of the worker, of the broker, of the department's
+//! server and of the subscriber's. `docs/scale.md` is worked out from it.
+
+use anyhow::Result;
+
+use crate::figures::{Figures, median};
+use crate::process;
+
+/// Below this nobody has worked for the events; in microseconds an event.
+const IDLE: f64 = 0.05;
+
+/// Processor time used, in seconds, or in microseconds an event.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cost {
+    pub(crate) worker: f64,
+    pub(crate) kafka: f64,
+    pub(crate) department: f64,
+    pub(crate) subscriber: f64,
+}
+
+impl Cost {
+    /// Returns what the processes and their children, living or not, have used so far, in seconds.
+    pub(crate) fn so_far(pids: Pids) -> Result<Self> {
+        Ok(Self {
+            worker: process::cpu_seconds(pids.worker)?,
+            kafka: process::cpu_seconds(pids.kafka)?,
+            department: process::family_cpu_seconds(pids.department)?,
+            subscriber: process::family_cpu_seconds(pids.subscriber)?,
+        })
+    }
+
+    /// Returns what was used since `before`, in microseconds for each of so many events.
+    pub(crate) fn per_event(self, before: Self, events: u64) -> Self {
+        let each = |now: f64, before: f64| (now - before) * 1e6 / events as f64;
+        Self {
+            worker: each(self.worker, before.worker),
+            kafka: each(self.kafka, before.kafka),
+            department: each(self.department, before.department),
+            subscriber: each(self.subscriber, before.subscriber),
+        }
+    }
+}
+
+/// The processes that are watched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pids {
+    pub(crate) worker: u32,
+    pub(crate) kafka: u32,
+    pub(crate) department: u32,
+    pub(crate) subscriber: u32,
+}
+
+/// Adds the medians of what the turns of a benchmark cost: the worker's as `<name>_cpu`, what is asked
+/// of it beside, and the servers' if they took part.
+pub(crate) fn add(figures: &mut Figures, name: &str, costs: &[Cost], asked: &'static str) {
+    let of = |part: fn(&Cost) -> f64| median(costs.iter().map(part).collect());
+    figures.plain(&format!("{name}_cpu"), of(|cost| cost.worker), UNIT, asked);
+    let servers = [
+        ("kafka", of(|cost| cost.kafka)),
+        ("department", of(|cost| cost.department)),
+        ("subscriber", of(|cost| cost.subscriber)),
+    ];
+    for (server, cost) in servers {
+        if cost >= IDLE {
+            figures.plain(&format!("{name}_cpu_{server}"), cost, UNIT, "–");
+        }
+    }
+}
+
+const UNIT: &str = "µs/event";
