@@ -382,12 +382,13 @@ impl Worker {
     /// for each partition, and works through one after the other.
     fn send_batch(&self, batch: &RecordBatch, targets: &[Target]) -> Result<(), Error> {
         let mut records: Vec<&BatchRecord> = batch.records.iter().collect();
-        let is_one_partition = targets.len() <= 1 && targets.iter().all(|to| to.partitions == 1);
-        if !is_one_partition {
+        if targets.iter().any(|to| to.partitions > 1) {
             records.sort_by_cached_key(|record| {
                 let outgoing = outgoing(batch, targets, record);
                 (record.topic, outgoing.map_or(0, |(_, to)| to.partition))
             });
+        } else if targets.len() > 1 {
+            records.sort_by_key(|record| record.topic);
         }
         let mut run = Vec::with_capacity(RUN);
         let mut run_to: Option<&Target> = None;

@@ -180,10 +180,10 @@ impl RowEncoder {
         let mut arena = self.scratch.arena(plan.arena_bytes(received.len()));
         let mut row = recycle(std::mem::take(&mut self.row));
         for (index, field) in client::fields(received)?.enumerate() {
-            row.push(match field? {
-                Some(text) => plan.cell(index, text, &mut arena)?,
-                None => Cell::Null,
-            });
+            row.push(Cell::Null);
+            if let (Some(text), Some(cell)) = (field?, row.last_mut()) {
+                plan.decode_cell(index, text, &mut arena, cell)?;
+            }
         }
         plan.write_upsert(Op::Read, None, &row, source, &mut self.batch)?;
         self.row = recycle(row);

@@ -169,46 +169,48 @@ pub(crate) enum Value<'a> {
 }
 
 impl<'a> Tuple<'a> {
-    /// Goes over the columns.
-    pub(crate) fn values(self) -> Values<'a> {
-        Values {
-            left: self.columns,
-            bytes: self.bytes,
-        }
+    /// Goes over the columns. Each is handed over rather than returned: what is returned beside a large
+    /// error goes through memory, in pieces for which the processor waits.
+    #[inline]
+    pub(crate) fn each(
+        self,
+        mut visit: impl FnMut(Value<'a>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut bytes = self.bytes;
+        each_value(self.columns, &mut bytes, &mut visit)
     }
 }
 
-/// Goes over the columns of a row.
-#[derive(Debug)]
-pub(crate) struct Values<'a> {
-    left: u16,
-    bytes: &'a [u8],
-}
-
-impl<'a> Values<'a> {
-    fn read(&mut self) -> Result<Value<'a>, Error> {
-        match u8_of(&mut self.bytes)? {
-            b'n' => Ok(Value::Null),
-            b'u' => Ok(Value::Unchanged),
+#[inline]
+fn each_value<'a>(
+    columns: u16,
+    bytes: &mut &'a [u8],
+    visit: &mut impl FnMut(Value<'a>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    for _ in 0..columns {
+        let Some((kind, rest)) = bytes.split_first() else {
+            return Err(truncated());
+        };
+        *bytes = rest;
+        match kind {
+            b'n' => visit(Value::Null)?,
+            b'u' => visit(Value::Unchanged)?,
             b't' => {
-                let length = u32_of(&mut self.bytes)?;
-                let length = usize::try_from(length).map_err(|_| truncated())?;
-                let (text, rest) = self.bytes.split_at_checked(length).ok_or_else(truncated)?;
-                self.bytes = rest;
-                Ok(Value::Text(text))
+                let Some((length, rest)) = bytes.split_first_chunk() else {
+                    return Err(truncated());
+                };
+                let length = usize::try_from(u32::from_be_bytes(*length));
+                let Some((text, rest)) = length.ok().and_then(|at| rest.split_at_checked(at))
+                else {
+                    return Err(truncated());
+                };
+                *bytes = rest;
+                visit(Value::Text(text))?;
             }
-            other => Err(unknown(other)),
+            other => return Err(unknown(*other)),
         }
     }
-}
-
-impl<'a> Iterator for Values<'a> {
-    type Item = Result<Value<'a>, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.left = self.left.checked_sub(1)?;
-        Some(self.read())
-    }
+    Ok(())
 }
 
 /// Splits a message of the plugin.
@@ -297,18 +299,10 @@ fn relation(body: &mut &[u8]) -> Result<Relation, Error> {
 fn tuple<'a>(body: &mut &'a [u8]) -> Result<Tuple<'a>, Error> {
     let columns = body.try_get_u16().map_err(|_| truncated())?;
     let start = *body;
-    let mut values = Values {
-        left: columns,
-        bytes: start,
-    };
-    for value in values.by_ref() {
-        value?;
-    }
-    let rest = values.bytes;
-    *body = rest;
+    each_value(columns, body, &mut |_| Ok(()))?;
     Ok(Tuple {
         columns,
-        bytes: &start[..start.len() - rest.len()],
+        bytes: &start[..start.len() - body.len()],
     })
 }
 

@@ -184,38 +184,47 @@ impl TablePlan {
             )));
         }
         row.clear();
+        row.resize(self.schema.columns.len(), Cell::Null);
         let mut unavailable = false;
-        for (value, captured) in tuple.values().zip(&self.captured) {
-            let value = value?;
-            if !captured {
-                continue;
+        let mut captured = self.captured.iter();
+        let mut cells = row.iter_mut().enumerate();
+        tuple.each(|value| {
+            if captured.next() != Some(&true) {
+                return Ok(());
             }
-            let cell = match value {
-                Value::Null => Cell::Null,
+            let Some((index, cell)) = cells.next() else {
+                return Err(self.too_many_columns());
+            };
+            match value {
+                Value::Null => {}
                 Value::Unchanged => {
                     unavailable = true;
-                    Cell::Unavailable
+                    *cell = Cell::Unavailable;
                 }
-                Value::Text(text) => self.cell(row.len(), text, arena)?,
-            };
-            row.push(cell);
-        }
+                Value::Text(text) => self.decode_cell(index, text, arena, cell)?,
+            }
+            Ok(())
+        })?;
         Ok(unavailable)
     }
 
-    /// Decodes one value of the captured column `index`.
-    pub(crate) fn cell<'a>(
+    /// Decodes one value of the captured column `index` to where it shall be.
+    pub(crate) fn decode_cell<'a>(
         &self,
         index: usize,
         text: &'a [u8],
         arena: &mut Arena<'a>,
-    ) -> Result<Cell<'a>, Error> {
-        let column =
-            self.schema.columns.get(index).ok_or_else(|| {
-                Error::Protocol(format!("too many columns for {}", self.schema.id))
-            })?;
-        text::decode(&column.sql_type, text, arena)
+        cell: &mut Cell<'a>,
+    ) -> Result<(), Error> {
+        let Some(column) = self.schema.columns.get(index) else {
+            return Err(self.too_many_columns());
+        };
+        text::decode_into(&column.sql_type, text, arena, cell)
             .map_err(|malformed| self.malformed(index, malformed))
+    }
+
+    fn too_many_columns(&self) -> Error {
+        Error::Protocol(format!("too many columns for {}", self.schema.id))
     }
 
     fn malformed(&self, index: usize, malformed: Malformed) -> Error {

@@ -112,6 +112,19 @@ pub(crate) fn decode<'a>(
     text: &'a [u8],
     arena: &mut Arena<'a>,
 ) -> Result<Cell<'a>, Malformed> {
+    let mut cell = Cell::Null;
+    decode_into(sql_type, text, arena, &mut cell)?;
+    Ok(cell)
+}
+
+/// Decodes a value that is not NULL to where it shall be: one that is returned beside an error is copied in
+/// pieces for which the processor waits, which costs as much as the decoding.
+pub(crate) fn decode_into<'a>(
+    sql_type: &SqlType,
+    text: &'a [u8],
+    arena: &mut Arena<'a>,
+    cell: &mut Cell<'a>,
+) -> Result<(), Malformed> {
     match sql_type {
         SqlType::Text
         | SqlType::Varchar { .. }
@@ -133,44 +146,42 @@ pub(crate) fn decode<'a>(
         | SqlType::Numrange
         | SqlType::Tsrange
         | SqlType::Tstzrange
-        | SqlType::Daterange => std::str::from_utf8(text)
-            .map(Cell::Text)
-            .map_err(|_| Malformed::NotUtf8),
+        | SqlType::Daterange => *cell = Cell::Text(utf8(text)?),
         SqlType::Int2 | SqlType::Int4 | SqlType::Int8 | SqlType::Oid => {
-            integer(text).map(Cell::Int)
+            *cell = Cell::Int(integer(text)?);
         }
         SqlType::Numeric { scale, .. } => {
-            numeric(text, Some(i32::from(*scale)), arena).map(Cell::Numeric)
+            *cell = Cell::Numeric(numeric(text, Some(i32::from(*scale)), arena)?);
         }
-        SqlType::NumericUnscaled => numeric(text, None, arena).map(Cell::Numeric),
-        SqlType::Timestamp { .. } => timestamp(text, Zone::None).map(Cell::Int),
-        SqlType::Timestamptz { .. } => timestamp(text, Zone::Offset).map(Cell::Int),
-        SqlType::Date => date(text).map(Cell::Int),
-        SqlType::Time { .. } => time(text).map(Cell::Int),
+        SqlType::NumericUnscaled => *cell = Cell::Numeric(numeric(text, None, arena)?),
+        SqlType::Timestamp { .. } => *cell = Cell::Int(timestamp(text, Zone::None)?),
+        SqlType::Timestamptz { .. } => *cell = Cell::Int(timestamp(text, Zone::Offset)?),
+        SqlType::Date => *cell = Cell::Int(date(text)?),
+        SqlType::Time { .. } => *cell = Cell::Int(time(text)?),
         SqlType::Bool => match text {
-            b"t" => Ok(Cell::Bool(true)),
-            b"f" => Ok(Cell::Bool(false)),
-            _ => Err(Malformed::Value),
+            b"t" => *cell = Cell::Bool(true),
+            b"f" => *cell = Cell::Bool(false),
+            _ => return Err(Malformed::Value),
         },
-        SqlType::Float4 => parse(text).map(Cell::Float4),
-        SqlType::Float8 => parse(text).map(Cell::Float8),
-        SqlType::Bytea => bytea(text, arena).map(Cell::Bytes),
+        SqlType::Float4 => *cell = Cell::Float4(parse(text)?),
+        SqlType::Float8 => *cell = Cell::Float8(parse(text)?),
+        SqlType::Bytea => *cell = Cell::Bytes(bytea(text, arena)?),
         SqlType::Bit { length: 1 } | SqlType::Varbit { length: Some(1) } => match text {
-            b"1" => Ok(Cell::Bool(true)),
-            b"0" | b"" => Ok(Cell::Bool(false)),
-            _ => Err(Malformed::Value),
+            b"1" => *cell = Cell::Bool(true),
+            b"0" | b"" => *cell = Cell::Bool(false),
+            _ => return Err(Malformed::Value),
         },
-        SqlType::Bit { .. } | SqlType::Varbit { .. } => bits(text, arena).map(Cell::Bytes),
-        SqlType::Money => money(text, arena).map(Cell::Numeric),
-        SqlType::Interval => interval::parse(text).map(Cell::Int),
-        SqlType::Timetz { .. } => time_with_zone(text).map(Cell::Int),
+        SqlType::Bit { .. } | SqlType::Varbit { .. } => *cell = Cell::Bytes(bits(text, arena)?),
+        SqlType::Money => *cell = Cell::Numeric(money(text, arena)?),
+        SqlType::Interval => *cell = Cell::Int(interval::parse(text)?),
+        SqlType::Timetz { .. } => *cell = Cell::Int(time_with_zone(text)?),
         SqlType::Hstore => {
             let json = hstore::to_json(utf8(text)?).ok_or(Malformed::Value)?;
-            utf8(arena.keep(json.into_bytes())).map(Cell::Text)
+            *cell = Cell::Text(utf8(arena.keep(json.into_bytes()))?);
         }
         SqlType::Array { element } => {
             let array = array::parse(*element, utf8(text)?)?;
-            Ok(Cell::Composite(arena.keep(array)))
+            *cell = Cell::Composite(arena.keep(array));
         }
         SqlType::Point
         | SqlType::Line
@@ -180,10 +191,11 @@ pub(crate) fn decode<'a>(
         | SqlType::Polygon
         | SqlType::Circle => {
             let figure = figure::parse(*sql_type, utf8(text)?).ok_or(Malformed::Value)?;
-            let cell = figure.to_cell(*sql_type).ok_or(Malformed::Value)?;
-            Ok(Cell::Composite(arena.keep(cell)))
+            let composite = figure.to_cell(*sql_type).ok_or(Malformed::Value)?;
+            *cell = Cell::Composite(arena.keep(composite));
         }
     }
+    Ok(())
 }
 
 fn utf8(text: &[u8]) -> Result<&str, Malformed> {

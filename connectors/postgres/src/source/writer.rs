@@ -351,10 +351,10 @@ impl Writer {
         let mut arena = self.scratch.arena(room);
         let mut row = Vec::with_capacity(plan.schema.columns.len());
         for (index, value) in read.iter().enumerate() {
-            row.push(match value {
-                Some(text) => plan.cell(index, text, &mut arena)?,
-                None => Cell::Null,
-            });
+            row.push(Cell::Null);
+            if let (Some(text), Some(cell)) = (value, row.last_mut()) {
+                plan.decode_cell(index, text, &mut arena, cell)?;
+            }
         }
         if there.contains(&false) {
             let mut received = Vec::with_capacity(row.len());
