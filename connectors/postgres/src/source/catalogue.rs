@@ -360,7 +360,7 @@ async fn fetch_indexes<S: AsyncRead + AsyncWrite + Unpin + Send>(
 
 impl Table {
     /// Returns the table in a FROM clause.
-    pub(crate) fn from_clause(&self) -> String {
+    pub(crate) fn sql_source(&self) -> String {
         from_clause(&self.id, self.kind == Kind::Partitioned)
     }
 

@@ -97,7 +97,7 @@ impl Readable {
         Self {
             oid: table.oid,
             key: key.collect(),
-            from: table.from_clause(),
+            from: table.sql_source(),
             plan,
         }
     }

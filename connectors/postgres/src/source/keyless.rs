@@ -95,8 +95,8 @@ impl Reading<'_> {
         }
         self.delivery.show();
         host.reached("source-keyless-snapshot").await;
-        let from_clause = table.from_clause();
-        catalogue::lock_as_seen(&mut self.client, &plan.schema, &from_clause).await?;
+        let sql_source = table.sql_source();
+        catalogue::lock_as_seen(&mut self.client, &plan.schema, &sql_source).await?;
         let mut encoder = RowEncoder::default();
         let source = source_of_rows(from);
         if plan.topic_existed {
@@ -104,7 +104,7 @@ impl Reading<'_> {
         }
         self.client
             .start_rows(&format!(
-                "SELECT {} FROM {from_clause}",
+                "SELECT {} FROM {sql_source}",
                 catalogue::column_list(&plan.schema),
             ))
             .await?;
