@@ -9,11 +9,11 @@ use crate::figures::Figures;
 use crate::stand::Stand;
 use crate::{echo, load, process};
 
+const NAME: &str = "snapshot";
 const ROWS: u64 = 2_000_000;
 
 /// Runs the benchmark.
 pub(crate) async fn run(stand: &mut Stand, figures: &mut Figures) -> Result<()> {
-    const NAME: &str = "snapshot";
     if !figures.wants(NAME) {
         return Ok(());
     }
@@ -48,7 +48,8 @@ pub(crate) async fn of_table(
         pairs.push((rows as f64 / ours, rows as f64 / limit));
         costs.push(cost);
     }
-    figures.pairs(name, &pairs, "rows/s", "≥ 0.20");
+    let asked = if name == NAME { "≥ 0.20" } else { "–" };
+    figures.pairs(name, &pairs, "rows/s", asked);
     cost::add(figures, name, &costs, "–");
     figures.rss(name, stand.worker_peak()?);
     Ok(())
