@@ -1,10 +1,7 @@
 //! Who pays for what is measured: processor time of the worker, of the broker, of the department's
 //! server and of the subscriber's. `docs/scale.md` is worked out from it.
 
-use anyhow::Result;
-
 use crate::figures::{Figures, median};
-use crate::process;
 
 /// Below this nobody has worked for the events; in microseconds an event.
 const IDLE: f64 = 0.05;
@@ -19,16 +16,6 @@ pub(crate) struct Cost {
 }
 
 impl Cost {
-    /// Returns what the processes and their children, living or not, have used so far, in seconds.
-    pub(crate) fn so_far(pids: Pids) -> Result<Self> {
-        Ok(Self {
-            worker: process::cpu_seconds(pids.worker)?,
-            kafka: process::cpu_seconds(pids.kafka)?,
-            department: process::family_cpu_seconds(pids.department)?,
-            subscriber: process::family_cpu_seconds(pids.subscriber)?,
-        })
-    }
-
     /// Returns what was used since `before`, in microseconds for each of so many events.
     pub(crate) fn per_event(self, before: Self, events: u64) -> Self {
         let each = |now: f64, before: f64| (now - before) * 1e6 / events as f64;
@@ -39,15 +26,6 @@ impl Cost {
             subscriber: each(self.subscriber, before.subscriber),
         }
     }
-}
-
-/// The processes that are watched.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pids {
-    pub(crate) worker: u32,
-    pub(crate) kafka: u32,
-    pub(crate) department: u32,
-    pub(crate) subscriber: u32,
 }
 
 /// Adds the medians of what the turns of a benchmark cost: the worker's as `<name>_cpu`, what is asked

@@ -15,7 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde_json::{Map, Value, json};
 use tokio_postgres::Client;
 
-use crate::cost::{Cost, Pids};
+use crate::cost::Cost;
 use crate::{load, process};
 
 /// How long a step may take.
@@ -92,16 +92,15 @@ impl Stand {
         process::peak_mebibytes(self.worker_pid()?)
     }
 
-    /// Returns what everything has cost so far, in seconds.
+    /// Returns what everything has cost so far, children of the servers included, in seconds.
     pub(crate) fn cost(&mut self) -> Result<Cost> {
         let pid = |process: Option<&Process>| process.map(Process::pid).context("a server is down");
-        let pids = Pids {
-            worker: self.worker_pid()?,
-            kafka: pid(self.kafka.process())?,
-            department: pid(self.source_server.process())?,
-            subscriber: pid(self.sink_server.process())?,
-        };
-        Cost::so_far(pids)
+        Ok(Cost {
+            worker: process::cpu_seconds(self.worker_pid()?)?,
+            kafka: process::cpu_seconds(pid(self.kafka.process())?)?,
+            department: process::family_cpu_seconds(pid(self.source_server.process())?)?,
+            subscriber: process::family_cpu_seconds(pid(self.sink_server.process())?)?,
+        })
     }
 
     /// Returns the bytes of a topic's only partition on the broker's disk, compressed as they are.
