@@ -313,5 +313,5 @@ const PRODUCER_TUNING: Property =
 pub(crate) const HUTONG: &[Property] = &[
 Property::new("hutong.location", Text, "Location whose workers run the tasks.").default("default").medium(),
 Property::new("hutong.batch.bytes.max", Bytes, "Largest size of a batch.").default("8MiB"),
-Property::new("hutong.batch.ms.max", Int, "Longest time for which a batch stays open while more arrives, in milliseconds; it closes at once when nothing does.").default("50"),
+Property::new("hutong.batch.ms.max", Int, "Longest time for which a batch stays open while more arrives, in milliseconds; it closes when nothing does, at once or, where the source is late, after a fiftieth of that.").default("50"),
 ];

@@ -63,6 +63,16 @@ impl Outgoing<'_> {
     }
 }
 
+/// A record was not queued.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unqueued {
+    /// How many of the same call were queued before it.
+    pub(crate) before: usize,
+    /// `QueueFull` means: nor was any behind it; serve events and try them again. After any other code some
+    /// behind it may be queued, and the transaction must be aborted.
+    pub(crate) code: RDKafkaErrorCode,
+}
+
 impl<C: ProducerContext + 'static> NativeProducer<C> {
     pub(crate) fn new(producer: BaseProducer<C>) -> Self {
         Self {
@@ -150,6 +160,17 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
         RDKafkaErrorCode::from(code) == RDKafkaErrorCode::NoError
     }
 
+    /// Returns whether events wait to be served.
+    pub(crate) fn has_events(&self) -> bool {
+        // SAFETY: the client lives; the reference to its queue is ours, and given back.
+        unsafe {
+            let queue = sys::rd_kafka_queue_get_main(self.client());
+            let length = sys::rd_kafka_queue_length(queue);
+            sys::rd_kafka_queue_destroy(queue);
+            length > 0
+        }
+    }
+
     /// Returns the error that ended this client, if one did.
     pub(crate) fn fatal(&self) -> Option<Failure> {
         let mut reason = [0; 512];
@@ -164,16 +185,12 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
         }
     }
 
-    /// Queues a record of a lent batch. `QueueFull` means: serve events and try again.
+    /// Queues a record of a lent batch.
     ///
     /// # Panics
     ///
     /// Where the value is not of a lent batch.
-    pub(crate) fn produce_lent(
-        &self,
-        topic: Topic,
-        record: Outgoing<'_>,
-    ) -> Result<(), RDKafkaErrorCode> {
+    pub(crate) fn produce_lent(&self, topic: Topic, record: Outgoing<'_>) -> Result<(), Unqueued> {
         self.assert_lent(&record);
         // SAFETY: the value lies in a buffer that neither changes nor goes before librdkafka holds no
         // record any more: we own it, hand out shared references only, and give it back only then.
@@ -181,22 +198,23 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
     }
 
     /// Queues records of a lent batch that have no headers and go to one partition, which costs less than
-    /// one by one. Returns how many are queued before one that is not, and what that one failed with.
-    /// `QueueFull` means: nor is any behind it; serve events and try the rest again. After any other failure
-    /// some behind it may be queued, and the transaction must be aborted.
+    /// one by one.
     ///
     /// # Panics
     ///
-    /// Where a value is not of a lent batch, or a record has a header.
+    /// Where a value is not of a lent batch, or a record has a header or goes elsewhere than the first.
     pub(crate) fn produce_all_lent(
         &self,
         Topic(topic): Topic,
-        partition: i32,
         records: &[Outgoing<'_>],
-    ) -> (usize, Result<(), RDKafkaErrorCode>) {
+    ) -> Result<(), Unqueued> {
+        let Some(Outgoing { partition, .. }) = records.first().copied() else {
+            return Ok(());
+        };
         let message = |record: &Outgoing<'_>| {
             self.assert_lent(record);
             assert!(record.header.is_none(), "a header cannot be carried so");
+            assert_eq!(record.partition, partition, "a run goes to one partition");
             let (key, key_len) = parts(record.key);
             let (payload, len) = parts(record.value);
             sys::rd_kafka_message_t {
@@ -227,8 +245,8 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
             .enumerate()
             .filter(|(_, code)| *code != RDKafkaErrorCode::NoError);
         match failed.next() {
-            Some((index, code)) => (index, Err(code)),
-            None => (records.len(), Ok(())),
+            Some((before, code)) => Err(Unqueued { before, code }),
+            None => Ok(()),
         }
     }
 
@@ -244,12 +262,8 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
         );
     }
 
-    /// Queues a record, copying it. `QueueFull` means: serve events and try again.
-    pub(crate) fn produce(
-        &self,
-        topic: Topic,
-        record: Outgoing<'_>,
-    ) -> Result<(), RDKafkaErrorCode> {
+    /// Queues a record, copying it.
+    pub(crate) fn produce(&self, topic: Topic, record: Outgoing<'_>) -> Result<(), Unqueued> {
         // SAFETY: the value is copied before the call returns.
         unsafe { self.produce_with(sys::RD_KAFKA_MSG_F_COPY, topic, record) }
     }
@@ -263,7 +277,7 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
         flags: c_int,
         Topic(topic): Topic,
         record: Outgoing<'_>,
-    ) -> Result<(), RDKafkaErrorCode> {
+    ) -> Result<(), Unqueued> {
         let headers = record.header.map_or(ptr::null_mut(), headers_of);
         let (key, key_size) = parts(record.key);
         let (value, value_size) = parts(record.value);
@@ -297,7 +311,7 @@ impl<C: ProducerContext + 'static> NativeProducer<C> {
                     // SAFETY: the call failed, so the headers are still ours.
                     unsafe { sys::rd_kafka_headers_destroy(headers) };
                 }
-                Err(code)
+                Err(Unqueued { before: 0, code })
             }
         }
     }

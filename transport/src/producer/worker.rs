@@ -20,7 +20,7 @@ use crate::error::{Error, Failure, is_fencing};
 use crate::names::{Cluster, POSITION_PARTITIONS, partition_of, partition_of_record_key};
 use crate::native::log::Logged;
 use crate::native::topics;
-use crate::native::transaction::{NativeProducer, Outgoing, Topic};
+use crate::native::transaction::{NativeProducer, Outgoing, Topic, Unqueued};
 use crate::reader::fetching::{ASK, operation};
 use crate::record::{PositionRecord, Record, VERSION, position_key};
 
@@ -109,43 +109,67 @@ struct Target {
     partitions: i32,
 }
 
-/// Returns where a record of a batch goes, and it.
-fn outgoing<'a>(
-    batch: &'a RecordBatch,
-    targets: &'a [Target],
-    record: &BatchRecord,
-) -> Result<(&'a Target, Outgoing<'a>), Error> {
-    let inconsistent = |topic: &str, detail: &str| Error::BatchInconsistent {
-        topic: topic.to_owned(),
-        detail: detail.to_owned(),
-    };
-    let target = usize::try_from(record.topic)
-        .ok()
-        .and_then(|index| targets.get(index))
-        .ok_or_else(|| inconsistent("?", "a record names no topic of it"))?;
-    let part = |range: &Option<std::ops::Range<usize>>| match range {
-        None => Ok(None),
-        Some(range) => batch
-            .buffer
-            .get(range.clone())
-            .map(Some)
-            .ok_or_else(|| inconsistent(&target.name, "a record lies outside of the buffer")),
-    };
-    let key = part(&record.key)?;
-    let partition = match (record.partition, key) {
-        (Some(partition), _) => partition,
-        (None, Some(key)) if target.partitions > 1 => {
-            partition_of_record_key(key, target.partitions)
-        }
-        (None, _) => 0,
-    };
-    let outgoing = Outgoing {
-        partition,
-        key,
-        value: part(&record.value)?,
-        header: part(&record.header)?,
-    };
-    Ok((target, outgoing))
+/// A record of a batch and the topic that it goes to.
+#[derive(Clone, Copy)]
+struct Addressed<'a> {
+    /// The topic's place among the batch's.
+    topic: u32,
+    target: &'a Target,
+    record: Outgoing<'a>,
+}
+
+impl<'a> Addressed<'a> {
+    fn of(
+        record: &BatchRecord,
+        batch: &'a RecordBatch,
+        targets: &'a [Target],
+    ) -> Result<Self, Error> {
+        let inconsistent = |topic: &str, detail: &str| Error::BatchInconsistent {
+            topic: topic.to_owned(),
+            detail: detail.to_owned(),
+        };
+        let target = usize::try_from(record.topic)
+            .ok()
+            .and_then(|index| targets.get(index))
+            .ok_or_else(|| inconsistent("?", "a record names no topic of it"))?;
+        let part =
+            |range: &Option<std::ops::Range<usize>>| match range {
+                None => Ok(None),
+                Some(range) => batch.buffer.get(range.clone()).map(Some).ok_or_else(|| {
+                    inconsistent(&target.name, "a record lies outside of the buffer")
+                }),
+            };
+        let key = part(&record.key)?;
+        let partition = match (record.partition, key) {
+            (Some(partition), _) => partition,
+            (None, Some(key)) if target.partitions > 1 => {
+                partition_of_record_key(key, target.partitions)
+            }
+            (None, _) => 0,
+        };
+        let outgoing = Outgoing {
+            partition,
+            key,
+            value: part(&record.value)?,
+            header: part(&record.header)?,
+        };
+        Ok(Self {
+            topic: record.topic,
+            target,
+            record: outgoing,
+        })
+    }
+
+    fn place(&self) -> (u32, i32) {
+        (self.topic, self.record.partition)
+    }
+
+    /// Whether one call can queue both: it carries no headers.
+    fn goes_with(&self, other: &Self) -> bool {
+        self.place() == other.place()
+            && self.record.header.is_none()
+            && other.record.header.is_none()
+    }
 }
 
 /// The client and what it knows.
@@ -381,50 +405,29 @@ impl Worker {
     /// Queues a batch's records, those of a partition in their order and together: the library keeps a queue
     /// for each partition, and works through one after the other.
     fn send_batch(&self, batch: &RecordBatch, targets: &[Target]) -> Result<(), Error> {
-        let mut records: Vec<&BatchRecord> = batch.records.iter().collect();
-        if targets.iter().any(|to| to.partitions > 1) {
-            records.sort_by_cached_key(|record| {
-                let outgoing = outgoing(batch, targets, record);
-                (record.topic, outgoing.map_or(0, |(_, to)| to.partition))
-            });
-        } else if targets.len() > 1 {
-            records.sort_by_key(|record| record.topic);
+        let addressed = batch.records.iter();
+        let addressed = addressed.map(|record| Addressed::of(record, batch, targets));
+        let mut addressed = addressed.collect::<Result<Vec<_>, _>>()?;
+        if !addressed.is_sorted_by_key(Addressed::place) {
+            addressed.sort_by_key(Addressed::place);
         }
         let mut run = Vec::with_capacity(RUN);
-        let mut run_to: Option<&Target> = None;
-        for record in records {
-            let (target, outgoing) = outgoing(batch, targets, record)?;
-            let goes_along = outgoing.header.is_none()
-                && run_to.is_some_and(|to| std::ptr::eq(to, target))
-                && run
-                    .last()
-                    .is_some_and(|last: &Outgoing<'_>| last.partition == outgoing.partition)
-                && run.len() < RUN;
-            if !goes_along {
-                self.send_run(run_to, &run)?;
-                run.clear();
-            }
-            if outgoing.header.is_some() {
-                self.produce(target, &[outgoing], |_| {
-                    (0, self.native.produce_lent(target.topic, outgoing))
+        let together = addressed.chunk_by(Addressed::goes_with);
+        for records in together.flat_map(|together| together.chunks(RUN)) {
+            let Addressed { target, record, .. } = records[0];
+            if record.header.is_some() {
+                self.produce(target, &[record], |_| {
+                    self.native.produce_lent(target.topic, record)
                 })?;
-            } else {
-                run_to = Some(target);
-                run.push(outgoing);
+                continue;
             }
+            run.clear();
+            run.extend(records.iter().map(|addressed| addressed.record));
+            self.produce(target, &run, |rest| {
+                self.native.produce_all_lent(target.topic, rest)
+            })?;
         }
-        self.send_run(run_to, &run)
-    }
-
-    /// Queues records without headers that go to one partition.
-    fn send_run(&self, target: Option<&Target>, run: &[Outgoing<'_>]) -> Result<(), Error> {
-        let (Some(target), Some(first)) = (target, run.first()) else {
-            return Ok(());
-        };
-        self.produce(target, run, |rest| {
-            self.native
-                .produce_all_lent(target.topic, first.partition, rest)
-        })
+        Ok(())
     }
 
     /// Looks a topic up, so that this is not done for each record.
@@ -484,17 +487,16 @@ impl Worker {
 
     fn produce_copied(&self, target: &Target, record: Outgoing<'_>) -> Result<(), Error> {
         self.produce(target, &[record], |_| {
-            (0, self.native.produce(target.topic, record))
+            self.native.produce(target.topic, record)
         })
     }
 
-    /// Queues records of one partition, waiting for room. `queue` is given those that are left, and returns
-    /// how many of them it has queued where not all.
+    /// Queues records of one partition, waiting for room. `queue` is given those that are left.
     fn produce(
         &self,
         target: &Target,
         records: &[Outgoing<'_>],
-        queue: impl Fn(&[Outgoing<'_>]) -> (usize, Result<(), RDKafkaErrorCode>),
+        queue: impl Fn(&[Outgoing<'_>]) -> Result<(), Unqueued>,
     ) -> Result<(), Error> {
         let (topic, count) = (&target.name, target.partitions);
         let mut rest = records;
@@ -506,14 +508,13 @@ impl Worker {
                     detail: format!("partition {} of {count}", next.partition),
                 });
             }
-            let (queued, outcome) = queue(rest);
-            let Err(code) = outcome else {
+            let Err(Unqueued { before, code }) = queue(rest) else {
                 break;
             };
-            if queued > 0 {
+            if before > 0 {
                 deadline = None;
             }
-            rest = &rest[queued..];
+            rest = &rest[before..];
             if code != RDKafkaErrorCode::QueueFull {
                 let bytes = rest.first().map_or(0, Outgoing::bytes);
                 return Err(self.undelivered(topic, bytes, Failure::of(code)));
@@ -629,15 +630,8 @@ impl Worker {
     /// Serves the events that are there. One a call, as with a longer time than none the wrapper spins
     /// for its last millisecond.
     fn serve_events(&self) {
-        let producer = self.native.wrapped();
-        let mut queued = producer.in_flight_count();
-        loop {
-            producer.poll(Duration::ZERO);
-            let left = producer.in_flight_count();
-            if left >= queued {
-                return;
-            }
-            queued = left;
+        while self.native.has_events() {
+            self.native.wrapped().poll(Duration::ZERO);
         }
     }
 

@@ -143,18 +143,26 @@ pub(crate) fn still_named(schema: &TableSchema) -> Vec<String> {
     schema.columns.iter().map(still_named).collect()
 }
 
+/// Returns an SQL condition that no row of another table meets, whichever has the name by now. Rows of
+/// partitions are rows of their root.
+pub(crate) fn is_row_of(table: &Table) -> String {
+    let oid = table.oid;
+    match table.kind {
+        Kind::Partitioned => format!("tableoid IN (SELECT relid FROM pg_partition_tree({oid}))"),
+        Kind::Ordinary | Kind::Unlogged => format!("tableoid = {oid}"),
+    }
+}
+
 /// Returns an SQL condition that holds if a table's name leads to it now.
 pub(crate) fn has_its_name(schema: &TableSchema) -> String {
     let name = sql::literal(&sql::table(&schema.id));
     format!("coalesce(to_regclass({name})::oid = {}, false)", schema.oid)
 }
 
-/// The error of a table that is not the one that was to be read.
+/// The error of a table whose name has become another one's.
 pub(crate) fn is_another(table: &TableId) -> Error {
     Error::Definite {
-        message: format!(
-            "table {table} changed while it was to be read: not all of its columns are those that they were, and readable"
-        ),
+        message: format!("table {table} was to be read, and another table has its name by now"),
         hint: None,
     }
 }
@@ -168,22 +176,31 @@ pub(crate) async fn lock_as_seen<S: AsyncRead + AsyncWrite + Unpin + Send>(
 ) -> Result<(), Error> {
     let table = &schema.id;
     let doing = format!("read rows of table {table}");
-    // One by one: a connection for replication takes no two statements at once, at some servers.
+    // A statement at a time: more is refused where the connection is one for replication.
     client
         .query(&doing, &format!("SELECT 1 FROM {from} LIMIT 0"))
         .await?;
-    // A table may have no column at all.
-    let mut named = still_named(schema);
-    named.push("true".to_owned());
-    let look = format!(
-        "SELECT coalesce({}, false), {}",
-        named.join(" AND "),
-        is_as_seen(schema.oid)
-    );
+    let mut look = vec![has_its_name(schema), is_as_seen(schema.oid)];
+    look.extend(still_named(schema));
+    let look = format!("SELECT {}", look.join(", "));
     let rows = client.query(&doing, &look).await?;
     let row = Row(rows.into_iter().next().unwrap_or_default());
     if !row.flag(0)? {
         return Err(is_another(table));
+    }
+    for (column, index) in schema.columns.iter().zip(2..) {
+        if row.optional(index) != Some("t") {
+            return Err(Error::definite(
+                format!(
+                    "table {table} was to be read, and its column \"{}\" was renamed or dropped meanwhile, or may not be read any more",
+                    column.name
+                ),
+                format!(
+                    "look at the columns, and at what is granted on {}",
+                    sql::readable_table(table)
+                ),
+            ));
+        }
     }
     if row.flag(1)? {
         Ok(())

@@ -118,6 +118,11 @@ impl Skip {
 /// Operations that make no event.
 pub(crate) type Skipped = hutong_connectors_core::postgres_source::SkippedOperations;
 
+/// The share of its lateness for which a batch is held, see [`Changes::held_until`].
+const HELD_SHARE: u32 = 50;
+/// Less is not worth a timer.
+const HELD_MIN: Duration = Duration::from_millis(1);
+
 /// When a batch is full.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -148,6 +153,8 @@ pub(crate) struct Changes {
     last_commit_ts_us: Option<i64>,
     /// The connector's clock, set by the caller once per piece of input.
     pub(crate) now_us: i64,
+    /// When the server sent the newest message, by its clock; set by the caller.
+    pub(crate) sent_us: i64,
     pub(crate) events_total: u64,
 }
 
@@ -182,8 +189,19 @@ impl Changes {
             opened_at: None,
             last_commit_ts_us: None,
             now_us: 0,
+            sent_us: 0,
             events_total: 0,
         }
+    }
+
+    /// Returns until when the batch shall wait for more though it could leave: for a fiftieth of the time
+    /// that the server took to send what was committed, so that what is late becomes hardly later and many
+    /// small commits become one. Both times are of the server's clock, whatever that shows; but of what a
+    /// standby sends its primary's clock says when it was committed.
+    pub(crate) fn held_until(&self) -> Option<Instant> {
+        let late_us = self.sent_us.saturating_sub(self.last_commit_ts_us?);
+        let until = self.opened_at? + hold(late_us)?.min(self.limits.time_max);
+        (until > Instant::now()).then_some(until)
     }
 
     pub(crate) fn position(&self) -> &Position {
@@ -579,6 +597,14 @@ impl Changes {
     }
 }
 
+/// Returns how long a batch is held whose last transaction the server sent so many microseconds after its
+/// commit.
+fn hold(late_us: i64) -> Option<Duration> {
+    let late = Duration::from_micros(u64::try_from(late_us).ok()?);
+    let hold = late / HELD_SHARE;
+    (hold >= HELD_MIN).then_some(hold)
+}
+
 /// Writes the event of a change, unless its operation is skipped.
 fn write(
     writer: &mut Writer,
@@ -602,4 +628,17 @@ fn is_in_rows(states: &Tables, oid: u32, transaction: Option<&Transaction>) -> b
     let from = states.get(oid).and_then(|state| state.from);
     let commit_lsn = transaction.map(|transaction| transaction.begin.commit_lsn);
     matches!((from, commit_lsn), (Some(from), Some(commit_lsn)) if commit_lsn < from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_held_for_a_fiftieth_of_its_lateness_and_not_at_all_when_it_is_live() {
+        let millis = |late_ms: i64| hold(late_ms * 1000).map(|hold| hold.as_millis());
+        // A clock that was set back says that a transaction was sent before its commit.
+        assert_eq!([-1000, 0, 49].map(millis), [None; 3]);
+        assert_eq!([50, 1000].map(millis), [Some(1), Some(20)]);
+    }
 }

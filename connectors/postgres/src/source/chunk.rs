@@ -180,10 +180,7 @@ impl RowEncoder {
         let mut arena = self.scratch.arena(plan.arena_bytes(received.len()));
         let mut row = recycle(std::mem::take(&mut self.row));
         for (index, field) in client::fields(received)?.enumerate() {
-            row.push(Cell::Null);
-            if let (Some(text), Some(cell)) = (field?, row.last_mut()) {
-                plan.decode_cell(index, text, &mut arena, cell)?;
-            }
+            plan.push_cell(index, field?, &mut arena, &mut row)?;
         }
         plan.write_upsert(Op::Read, None, &row, source, &mut self.batch)?;
         self.row = recycle(row);

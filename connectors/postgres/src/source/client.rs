@@ -65,8 +65,12 @@ pub(crate) struct Client<S> {
     stream: S,
     inbound: BytesMut,
     outbound: BytesMut,
-    /// How many bytes must have arrived before [`Client::fill`] sees them.
+    /// How many bytes must have arrived before we are told.
     gathers: usize,
+    /// How many bytes may have arrived that nobody has read; the system's own judgement before it was said.
+    window: Option<usize>,
+    /// Whether the server is so near that a small window is enough.
+    pub(crate) is_near: bool,
     /// Bytes of the row that was handed out last, which still stands at the beginning of `inbound`.
     handed_out: usize,
     /// The server's process that serves us.
@@ -83,6 +87,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
             inbound: BytesMut::with_capacity(READ_BYTES),
             outbound: BytesMut::new(),
             gathers: 1,
+            window: None,
+            is_near: false,
             handed_out: 0,
             backend_pid: 0,
             server_version: 0,
@@ -446,15 +452,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
 }
 
 impl Client<Box<dyn Io>> {
-    /// Lets [`Client::fill`] wait until so many bytes have arrived. The server sends a piece for each
-    /// change, and to be woken for each costs more than all that is done with it. Lowered, `fill`
-    /// returns what is there.
+    /// Lets so many bytes arrive before we are told. The server sends a piece for each change, and to be
+    /// woken for each costs more than all that is done with it. Lowered, [`Client::fill`] returns what is
+    /// there.
+    ///
+    /// A near server is also kept from sending much more than that before it is read: what it cannot send
+    /// yet it puts together, and sends as one.
     pub(crate) fn gather(&mut self, bytes: usize) {
-        if self.gathers != bytes {
-            // Without it, pieces are read as they come.
-            self.stream.gather(bytes).unwrap_or_default();
-            self.gathers = bytes;
+        if self.gathers == bytes {
+            return;
         }
+        self.gathers = bytes;
+        // Without either, pieces are read as they come.
+        if bytes > 1 && self.is_near && self.window != Some(bytes) {
+            self.window = Some(bytes);
+            self.stream.narrow(bytes).unwrap_or_default();
+        }
+        self.stream.gather(bytes).unwrap_or_default();
     }
 }
 

@@ -15,27 +15,42 @@ use tokio_rustls::client::TlsStream;
 
 use super::client::{Client, Login};
 use super::error::Error;
-use super::{low_water, sql};
+use super::{socket, sql};
 use crate::tls;
 
 /// How long reaching the server and logging in may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// A server whose answers come sooner is near: it has sent more before the last 64 KiB are decoded, so that a
+/// small window does not keep it waiting.
+const NEAR: Duration = Duration::from_micros(300);
+
 /// A byte stream to a server, encrypted or not.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send + Sync {
     /// Lets the system wake us only when so many bytes have arrived.
     fn gather(&self, bytes: usize) -> std::io::Result<()>;
+
+    /// Lets the system take in no more than about so many bytes that nobody has read.
+    fn narrow(&self, bytes: usize) -> std::io::Result<()>;
 }
 
 impl Io for TcpStream {
     fn gather(&self, bytes: usize) -> std::io::Result<()> {
-        low_water::set(self, bytes)
+        socket::set_low_water(self, bytes)
+    }
+
+    fn narrow(&self, bytes: usize) -> std::io::Result<()> {
+        SockRef::from(self).set_recv_buffer_size(bytes)
     }
 }
 
 impl Io for TlsStream<TcpStream> {
     fn gather(&self, bytes: usize) -> std::io::Result<()> {
         self.get_ref().0.gather(bytes)
+    }
+
+    fn narrow(&self, bytes: usize) -> std::io::Result<()> {
+        self.get_ref().0.narrow(bytes)
     }
 }
 
@@ -68,9 +83,11 @@ pub(crate) async fn connect(
             replication: purpose == Purpose::Replication,
             is_verified: stream.encrypted && connection.tls.mode == SslMode::VerifyFull,
         };
-        Client::start(stream.io, &login)
-            .await
-            .map_err(|error| explain_login(error, connection))
+        let is_near = stream.is_near;
+        let client = Client::start(stream.io, &login).await;
+        let mut client = client.map_err(|error| explain_login(error, connection))?;
+        client.is_near = is_near;
+        Ok(client)
     };
     tokio::time::timeout(CONNECT_TIMEOUT, whole)
         .await
@@ -117,6 +134,7 @@ fn explain_login(error: Error, connection: &Connection) -> Error {
 struct Stream {
     io: Box<dyn Io>,
     encrypted: bool,
+    is_near: bool,
 }
 
 async fn open_stream(connection: &Connection) -> Result<Stream, Error> {
@@ -127,10 +145,12 @@ async fn open_stream(connection: &Connection) -> Result<Stream, Error> {
         )
     })?;
     let mut tcp = open_tcp(connection).await?;
+    let is_near = socket::round_trip(&tcp).is_some_and(|time| time < NEAR);
     let Some(config) = config else {
         return Ok(Stream {
             io: Box::new(tcp),
             encrypted: false,
+            is_near,
         });
     };
     if !offers_tls(&mut tcp).await.map_err(io(connection))? {
@@ -138,6 +158,7 @@ async fn open_stream(connection: &Connection) -> Result<Stream, Error> {
             return Ok(Stream {
                 io: Box::new(tcp),
                 encrypted: false,
+                is_near,
             });
         }
         return Err(Error::definite(
@@ -167,6 +188,7 @@ async fn open_stream(connection: &Connection) -> Result<Stream, Error> {
     Ok(Stream {
         io: Box::new(stream),
         encrypted: true,
+        is_near,
     })
 }
 
@@ -177,14 +199,14 @@ async fn open_tcp(connection: &Connection) -> Result<TcpStream, Error> {
         .map_err(io(connection))?;
     for address in addresses {
         let attempt = async {
-            let socket = if address.is_ipv4() {
+            let opened = if address.is_ipv4() {
                 TcpSocket::new_v4()?
             } else {
                 TcpSocket::new_v6()?
             };
-            socket.set_nodelay(true)?;
-            notice_silence(&socket)?;
-            socket.connect(address).await
+            opened.set_nodelay(true)?;
+            notice_silence(&opened)?;
+            opened.connect(address).await
         };
         match attempt.await {
             Ok(stream) => return Ok(stream),

@@ -97,6 +97,7 @@ impl Reading<'_> {
         host.reached("source-keyless-snapshot").await;
         let sql_source = table.sql_source();
         catalogue::lock_as_seen(&mut self.client, &plan.schema, &sql_source).await?;
+        host.reached("source-keyless-locked").await;
         let mut encoder = RowEncoder::default();
         let source = source_of_rows(from);
         if plan.topic_existed {
@@ -104,8 +105,9 @@ impl Reading<'_> {
         }
         self.client
             .start_rows(&format!(
-                "SELECT {} FROM {sql_source}",
+                "SELECT {} FROM {sql_source} WHERE {}",
                 catalogue::column_list(&plan.schema),
+                catalogue::is_row_of(table),
             ))
             .await?;
         let mut rows = 0;

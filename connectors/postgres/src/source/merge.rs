@@ -29,9 +29,9 @@
 //! - A transaction that S does not see and that was streamed after the chunk was *opened* (which is
 //!   before the read) has its keys noted, and they are taken out: its events are newer than the rows.
 //! - One that S does not see and that began to be streamed before the chunk was opened has left no
-//!   such note. The reader is told which these are ([`Merge::must_see`]) and reads when it sees them:
-//!   only those few must become visible, however many come after them. Rows of one that read too early are
-//!   read again.
+//!   such note, nor does what is left of it. The reader is told which these are ([`Merge::must_see`]) and
+//!   reads when it sees them: only those few must become visible, however many come after them. Should it
+//!   read too early all the same, its rows are read again.
 //! - One that is streamed later than the chunk is emitted stands behind it, where it belongs.
 //!
 //! What an earlier run streamed left no note either. Whoever uses this first waits until every
@@ -160,13 +160,12 @@ impl Merge {
 
     /// Opens a chunk of a table, if it is not open; its snapshot must be taken after this.
     pub(crate) fn open(&mut self, chunk: ChunkId, table: u32) {
-        let snapshot = match self.windows.remove(&chunk) {
-            Some(window) if !window.is_spoiled => {
-                self.windows.insert(chunk, window);
-                return;
-            }
-            spoiled => spoiled.and_then(|window| window.snapshot),
-        };
+        let known = self.windows.get(&chunk);
+        if known.is_some_and(|window| !window.is_spoiled) {
+            return;
+        }
+        let spoiled = self.windows.remove(&chunk);
+        let snapshot = spoiled.and_then(|window| window.snapshot);
         let window = Window {
             table,
             opened: self.count,
@@ -239,12 +238,13 @@ impl Merge {
     }
 
     fn note(&mut self, table: u32, xid: u32, mut note: impl FnMut(&mut Touched) -> usize) {
+        let number = self.streamed.get(&xid).map(|streamed| streamed.number);
         for window in self.windows.values_mut() {
-            let is_seen = window
-                .snapshot
-                .as_ref()
-                .is_some_and(|snapshot| snapshot.sees(xid));
-            if window.table != table || window.is_spoiled || is_seen {
+            let sees = |snapshot: &Visible| snapshot.sees(xid);
+            let is_seen = window.snapshot.as_ref().is_some_and(sees);
+            // What had begun when the chunk was opened will be in its rows, or they are read again.
+            let must_be_seen = number.is_some_and(|number| number <= window.opened);
+            if window.table != table || window.is_spoiled || is_seen || must_be_seen {
                 continue;
             }
             if !window.touched.contains_key(&xid) {

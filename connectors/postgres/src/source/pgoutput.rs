@@ -18,6 +18,8 @@ pub(crate) enum Piece<'a> {
     Data {
         /// Where in the log the change stands.
         lsn: Lsn,
+        /// When the server sent it, by its clock, microseconds since 1970.
+        sent_us: i64,
         /// The plugin's message.
         message: &'a [u8],
     },
@@ -36,8 +38,12 @@ pub(crate) fn piece(mut body: &[u8]) -> Result<Piece<'_>, Error> {
         b'w' => {
             let lsn = lsn_of(&mut body)?;
             let _end_of_log = lsn_of(&mut body)?;
-            let _sent_at = i64_of(&mut body)?;
-            Ok(Piece::Data { lsn, message: body })
+            let sent_us = i64_of(&mut body)?.saturating_add(POSTGRES_EPOCH_MICROS);
+            Ok(Piece::Data {
+                lsn,
+                sent_us,
+                message: body,
+            })
         }
         b'k' => {
             let sent = lsn_of(&mut body)?;
@@ -169,8 +175,8 @@ pub(crate) enum Value<'a> {
 }
 
 impl<'a> Tuple<'a> {
-    /// Goes over the columns. Each is handed over rather than returned: what is returned beside a large
-    /// error goes through memory, in pieces for which the processor waits.
+    /// Goes over the columns. Each is handed over rather than returned, for what
+    /// [`decode_into`](super::text::decode_into) says.
     #[inline]
     pub(crate) fn each(
         self,

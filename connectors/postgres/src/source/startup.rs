@@ -285,7 +285,11 @@ fn check_server(version: u32, role: &Role, config: &Config, faults: &mut Vec<Fau
 /// between a standby and a receiver of logical changes. The syntax is `FIRST 1 (a, "b")`, `ANY 1 (*)`, or a
 /// list of names, which are compared without regard to case.
 fn waits_for_us(synchronous_standby_names: &str) -> bool {
-    let is_between = |c: char| c == ',' || c == '(' || c == ')' || c.is_whitespace();
+    let mut is_quoted = false;
+    let is_between = |c: char| {
+        is_quoted ^= c == '"';
+        !is_quoted && (c == ',' || c == '(' || c == ')' || c.is_whitespace())
+    };
     let mut names = synchronous_standby_names.split(is_between);
     names.any(|name| {
         let name = name.trim_matches('"');
@@ -372,7 +376,7 @@ mod tests {
         for names in ["*", "FIRST 1 (a,*)", "ANY 2 (a, \"Hutong\")", "hutong, a"] {
             assert!(waits_for_us(names), "{names}");
         }
-        for names in ["", "a", "ANY 1 (a, b)", "hutong_standby", "\"a*\""] {
+        for names in ["", "a", "ANY 1 (a, b)", "hutong_standby", "\"a *\""] {
             assert!(!waits_for_us(names), "{names}");
         }
     }

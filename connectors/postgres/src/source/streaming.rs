@@ -11,8 +11,9 @@
 //! Whole transactions fill a batch. It is handed over when the server has nothing more to say and the
 //! worker can take it, so that at low load the latency is one commit of the worker; or when it is
 //! full or old, and then we wait for the worker. While the worker is busy with one batch the next one
-//! fills, so that under load batches grow by themselves. A transaction that does not fit leaves in
-//! parts.
+//! fills, so that under load batches grow by themselves. Where the server is late with what it sends, a
+//! batch is held for a small share of that ([`Changes::held_until`]): a server may have nothing more to say
+//! for a moment after each transaction of a long backlog. A transaction that does not fit leaves in parts.
 //!
 //! # What the server may forget
 //!
@@ -26,7 +27,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hutong_connectors_core::postgres_source::Config;
 use hutong_schemas::class::{Class, Classified};
 use hutong_schemas::position::Lsn;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::task::yield_now;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use super::backfill::Backfill;
 use super::beside::{ASK_INTERVAL, OverallPace};
@@ -60,12 +62,13 @@ const BUDGET_PATIENCE_ALONE: Duration = Duration::from_secs(10);
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the server may take to let go of the slot.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
-/// How many bytes of messages shall have arrived before they are read, while nothing of them could
-/// leave: more for large rows, so that it is a number of them; and how long that is waited for.
+/// How long nothing is read, while nothing of it could leave. The server sends a piece for each change:
+/// where nobody takes them they gather with it, and it sends many at once, which costs it less than half.
+const PAUSE: Duration = Duration::from_millis(5);
+/// How many bytes may arrive meanwhile: more for large rows, so that it is a number of them.
 const GATHER_BYTES: usize = 64 << 10;
-const GATHER_BYTES_MAX: usize = 256 << 10;
-const GATHER_ROWS: usize = 64;
-const GATHER_TIME: Duration = Duration::from_millis(2);
+const GATHER_BYTES_MAX: usize = 512 << 10;
+const GATHER_ROWS: usize = 128;
 /// How many bytes of a transaction's events say that many more will follow.
 const LONG_TRANSACTION_BYTES: usize = 256 << 10;
 /// How many bytes of messages are decoded before other tasks get their turn.
@@ -180,8 +183,7 @@ impl Streaming {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stop = self.delivery.stop_signal();
         let mut confirmed = self.delivery.confirmed_signal();
-        // Whether what has arrived shall be read now, however little it is.
-        let mut is_due = false;
+        let mut reading = Reading::Waits;
         loop {
             if self.read_buffered().await? == Flow::Stop {
                 return Ok(());
@@ -194,31 +196,39 @@ impl Streaming {
             }
             self.changes.rows_wait = self.can_emit_rows();
             let rows_wait = self.backfill.is_some();
-            let may_close = !self.changes.in_transaction()
+            let held_until = self.changes.held_until().filter(|_| !rows_wait);
+            let may_close = held_until.is_none()
+                && !self.changes.in_transaction()
                 && (!self.changes.writer.is_empty()
                     || self.changes.states.are_changed()
                     || self.can_emit_rows());
-            let gathers = !is_due && self.has_time();
-            self.client
-                .gather(if gathers { self.gathered() } else { 1 });
+            let has_time = held_until.is_some() || self.has_time();
+            let pauses = has_time && reading == Reading::Done;
+            self.client.gather(if pauses { self.gathered() } else { 1 });
+            let is_awaited = may_close || (pauses && !self.delivery.is_ready());
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => return Ok(()),
                 report = Self::next_report(&mut self.backfill), if rows_wait => {
                     self.on_report(report)?;
                 }
-                filled = self.client.fill() => {
+                filled = self.client.fill(), if !pauses => {
                     filled?;
-                    is_due = false;
+                    reading = Reading::Reads;
                     self.heard_at = Instant::now();
                 }
-                () = sleep(GATHER_TIME), if gathers => is_due = true,
-                flow = self.delivery.ready(), if may_close => {
-                    if flow == Flow::Continue && gathers {
+                // The system was asked once more and has nothing, as far as is known.
+                () = yield_now(), if has_time && reading == Reading::Reads => {
+                    reading = Reading::Done;
+                }
+                () = sleep(PAUSE), if pauses => reading = Reading::Waits,
+                () = at(held_until) => {}
+                flow = self.delivery.ready(), if is_awaited => {
+                    if flow == Flow::Continue && pauses {
                         // What has arrived meanwhile leaves too.
-                        is_due = true;
+                        reading = Reading::Waits;
                         self.client.gather(1);
-                        tokio::task::yield_now().await;
+                        yield_now().await;
                         continue;
                     }
                     if flow == Flow::Stop || self.hand_over().await? == Flow::Stop {
@@ -234,12 +244,26 @@ impl Streaming {
                 }
                 () = sleep(ASK_INTERVAL), if rows_wait => {}
                 _ = tick.tick() => {
+                    if !pauses {
+                        self.notice_silence()?;
+                    }
                     if self.on_tick().await? == Flow::Stop {
                         return Ok(());
                     }
                 }
             }
         }
+    }
+
+    /// Right after nothing was there to be read.
+    fn notice_silence(&self) -> Result<(), Error> {
+        if self.heard_at.elapsed() > SILENCE_MAX {
+            return Err(Error::transient(format!(
+                "the server has not been heard for {} s",
+                SILENCE_MAX.as_secs()
+            )));
+        }
+        Ok(())
     }
 
     /// Returns whether nothing of what arrives could leave now, so that it may gather.
@@ -251,7 +275,7 @@ impl Streaming {
         !writer.is_empty() && !self.delivery.is_ready()
     }
 
-    /// Returns how many bytes shall gather, a power of two: the system is not told for each event.
+    /// Returns how many bytes may gather here, a power of two: the system is not told for each event.
     fn gathered(&self) -> usize {
         let writer = &self.changes.writer;
         let row_bytes = writer.bytes() / writer.batch.records.len().max(1);
@@ -304,7 +328,7 @@ impl Streaming {
             if read.exhausted {
                 return Ok(Flow::Continue);
             }
-            tokio::task::yield_now().await;
+            yield_now().await;
         }
     }
 
@@ -329,8 +353,13 @@ impl Streaming {
                         self.received = self.received.max(sent);
                         self.changes.advance(sent);
                     }
-                    Piece::Data { lsn, message } => {
+                    Piece::Data {
+                        lsn,
+                        sent_us,
+                        message,
+                    } => {
                         self.received = self.received.max(lsn);
+                        self.changes.sent_us = sent_us;
                         let step = self.changes.message(lsn, message)?;
                         if matches!(step, Step::Relation(_)) {
                             // The message is given again when the table was looked at.
@@ -533,12 +562,6 @@ impl Streaming {
         self.note_confirmed();
         self.send_status_if_due().await?;
         self.send_status_by_time().await?;
-        if self.heard_at.elapsed() > SILENCE_MAX {
-            return Err(Error::transient(format!(
-                "the server has not been heard for {} s",
-                SILENCE_MAX.as_secs()
-            )));
-        }
         self.read_lag_by_time().await;
         self.look_at_visible().await;
         self.show_if_due();
@@ -634,6 +657,25 @@ impl Streaming {
         }
         self.delivery.progress.events_total = self.changes.events_total;
         self.delivery.show();
+    }
+}
+
+/// What is done about what arrives.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// The next piece is waited for.
+    Waits,
+    /// There was something, and there may be more.
+    Reads,
+    /// All that was there is read: where there is time, nothing more is read for a while.
+    Done,
+}
+
+/// Waits until then; without it, for ever.
+async fn at(instant: Option<std::time::Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant.into()).await,
+        None => std::future::pending().await,
     }
 }
 

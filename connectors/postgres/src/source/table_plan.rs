@@ -208,8 +208,23 @@ impl TablePlan {
         Ok(unavailable)
     }
 
+    /// Decodes a value of the captured column `index`, or null, to behind those before it.
+    pub(crate) fn push_cell<'a>(
+        &self,
+        index: usize,
+        text: Option<&'a [u8]>,
+        arena: &mut Arena<'a>,
+        row: &mut Vec<Cell<'a>>,
+    ) -> Result<(), Error> {
+        row.push(Cell::Null);
+        match (text, row.last_mut()) {
+            (Some(text), Some(cell)) => self.decode_cell(index, text, arena, cell),
+            _ => Ok(()),
+        }
+    }
+
     /// Decodes one value of the captured column `index` to where it shall be.
-    pub(crate) fn decode_cell<'a>(
+    fn decode_cell<'a>(
         &self,
         index: usize,
         text: &'a [u8],

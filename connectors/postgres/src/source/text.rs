@@ -117,8 +117,9 @@ pub(crate) fn decode<'a>(
     Ok(cell)
 }
 
-/// Decodes a value that is not NULL to where it shall be: one that is returned beside an error is copied in
-/// pieces for which the processor waits, which costs as much as the decoding.
+/// Decodes a value that is not NULL to where it shall be. Returned beside an error it would be written in
+/// parts and copied as a whole, and a load that spans several stores waits until they are in the cache
+/// (store forwarding fails): that cost as much as the decoding.
 pub(crate) fn decode_into<'a>(
     sql_type: &SqlType,
     text: &'a [u8],

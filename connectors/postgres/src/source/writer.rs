@@ -351,10 +351,7 @@ impl Writer {
         let mut arena = self.scratch.arena(room);
         let mut row = Vec::with_capacity(plan.schema.columns.len());
         for (index, value) in read.iter().enumerate() {
-            row.push(Cell::Null);
-            if let (Some(text), Some(cell)) = (value, row.last_mut()) {
-                plan.decode_cell(index, text, &mut arena, cell)?;
-            }
+            plan.push_cell(index, *value, &mut arena, &mut row)?;
         }
         if there.contains(&false) {
             let mut received = Vec::with_capacity(row.len());

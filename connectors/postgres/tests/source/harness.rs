@@ -430,7 +430,13 @@ impl Platform {
         .await;
     }
 
+    /// Whether the source that was started last says that it streams every table, and has stored it.
     pub(crate) fn is_streaming(&self) -> bool {
+        let shown = self.log.lock().unwrap().progress.clone();
+        let streams = |table: &TableProgress| table.state == TableState::Streaming;
+        if !shown.is_some_and(|shown| shown.tables.iter().all(streams)) {
+            return false;
+        }
         let positions = self.positions();
         let has_begun = |position: &Value| position.get("preparing").is_none();
         let is_read = |(part, state): (&String, &Value)| {
@@ -647,6 +653,8 @@ impl Running {
         let (out, mut inbox) = mpsc::channel::<SourceBatch>(1);
         let (confirm, confirmed) = watch::channel(0);
         let (stop, stop_signal) = watch::channel(false);
+        // What the one before said is not what this one says.
+        platform.log.lock().unwrap().progress = None;
         let host: Arc<dyn SourceHost> = Arc::new(platform.clone());
         let run = connected.run(platform.positions(), host, out, confirmed, stop_signal);
         let source = tokio::spawn(run);

@@ -240,11 +240,40 @@ async fn neither_another_table_nor_another_column_is_read_in_place_of_the_one_th
                 .unwrap();
             reader.release();
             let error = platform.until_failed("public.t").await;
-            assert!(error.contains("changed while it was to be read"), "{error}");
+            assert!(error.contains("was to be read, and"), "{error}");
             running.stop().await.unwrap();
             assert_eq!(platform.short(), [""; 0], "{key}, {change}");
         }
     }
+}
+
+/// The lock of a table does not keep its schema from being renamed.
+#[tokio::test]
+async fn no_row_leaves_of_a_table_without_a_key_that_has_taken_the_name_of_a_locked_one() {
+    let rows = "SELECT repeat(md5(g::text), 1000) AS v FROM generate_series(1, 100) g";
+    let database = Database::create(&format!(
+        "CREATE TABLE t (v text); ALTER TABLE t REPLICA IDENTITY FULL; CREATE SCHEMA other; \
+         CREATE TABLE other.t AS {rows}"
+    ))
+    .await;
+    let platform = Platform::default();
+    let mut reader = platform.hold("source-keyless-locked");
+    let properties = [
+        ("table.include.list", "public\\.t"),
+        ("hutong.batch.bytes.max", "65536"),
+    ];
+    let running = Running::start(&database, &platform, &properties).await;
+    reader.reached().await;
+    database
+        .execute(
+            "BEGIN; ALTER SCHEMA public RENAME TO old; ALTER SCHEMA other RENAME TO public; COMMIT",
+        )
+        .await;
+    reader.release();
+    let error = platform.until_failed("public.t").await;
+    assert!(error.contains("another table has its name"), "{error}");
+    running.stop().await.unwrap();
+    assert_eq!(platform.short(), [""; 0]);
 }
 
 /// A server at which a commit with `synchronous_commit` waits for a standby that never comes: it is in

@@ -1,5 +1,7 @@
 //! What reaches the topics.
 
+use std::time::{Duration, Instant};
+
 use super::harness::{Database, Platform, Running, until, until_events};
 
 #[tokio::test]
@@ -256,4 +258,30 @@ async fn a_partitioned_table_published_by_its_root_is_one_topic() {
             .iter()
             .all(|event| event.topic == "p.public.t")
     );
+}
+
+#[tokio::test]
+async fn many_commits_that_are_late_leave_in_few_batches() {
+    let database = Database::create(
+        "CREATE TABLE t (id int PRIMARY KEY); CREATE PROCEDURE make(n int) LANGUAGE plpgsql \
+         AS 'BEGIN FOR i IN 1..n LOOP INSERT INTO t VALUES (i); COMMIT; END LOOP; END'",
+    )
+    .await;
+    let platform = Platform::default();
+    let running = Running::start(&database, &platform, &[]).await;
+    platform.until_streaming().await;
+    running.stop().await.unwrap();
+    database.execute("CALL make(3000)").await;
+    // A fiftieth of it is what a batch is held for at least.
+    let late = Duration::from_secs(2);
+    tokio::time::sleep(late).await;
+    let before = platform.batches();
+    let began = Instant::now();
+    let running = Running::start(&database, &platform, &[]).await;
+    until_events(&platform, 3000).await;
+    let holds = began.elapsed().as_millis() / (late / 50).as_millis();
+    running.stop().await.unwrap();
+    let batches = platform.batches() - before;
+    let most = 3 + usize::try_from(holds).unwrap();
+    assert!(batches <= most, "{batches} batches, {most} at most");
 }

@@ -464,7 +464,6 @@ fn too_many_noted_keys_spoil_a_chunk_and_cost_no_more_memory() {
 #[test]
 fn a_large_transaction_spoils_a_chunk_once() {
     let mut merge = Merge::default();
-    merge.begin(7);
     let mut touched = 0_usize..;
     let mut touch = |merge: &mut Merge| {
         for key in touched.by_ref().take(NOTED_BYTES_MAX / 64) {
@@ -472,6 +471,7 @@ fn a_large_transaction_spoils_a_chunk_once() {
         }
     };
     merge.open(1, TABLE);
+    merge.begin(7);
     touch(&mut merge);
     merge.read(1, at(Visible::of_primary(8, vec![]), 1));
     assert_eq!(merge.decide(1, Lsn(1)), Verdict::ReadAgain);
@@ -482,6 +482,20 @@ fn a_large_transaction_spoils_a_chunk_once() {
     merge.read(2, at(Visible::of_primary(8, vec![]), 1));
     touch(&mut merge);
     assert_eq!(merge.decide(2, Lsn(1)), Verdict::Emit);
+}
+
+#[test]
+fn a_chunk_that_is_opened_amid_a_large_transaction_is_read_once() {
+    let mut merge = Merge::default();
+    merge.begin(7);
+    merge.open(1, TABLE);
+    assert_eq!(merge.must_see(1), [7]);
+    for key in 0..(NOTED_BYTES_MAX / 64) {
+        merge.touch(TABLE, 7, &key.to_be_bytes());
+    }
+    merge.read(1, at(Visible::of_primary(8, vec![]), 1));
+    assert_eq!(merge.decide(1, Lsn(1)), Verdict::Emit);
+    assert!(!merge.is_evicted(1, &0_usize.to_be_bytes()));
 }
 
 #[test]
