@@ -81,7 +81,8 @@ pub(crate) async fn run(ctx: TaskContext) -> Result<Stopped, TaskError> {
     ctx.status.running();
     let stop = ctx.stop.clone();
     let connector = Owned::spawn(format!("source {}", ctx.task.task), async move {
-        connected.run(positions, host, out, confirmed, stop).await
+        // Large: it holds all that a source does.
+        Box::pin(connected.run(positions, host, out, confirmed, stop)).await
     });
     let commits = Commits {
         ctx: &ctx,
